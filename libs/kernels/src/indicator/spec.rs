@@ -1,0 +1,302 @@
+//! The text form of an indicator request.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::catalogue::{Info, Parameter, catalogue, find};
+use crate::Error;
+
+/// Longest request text accepted, in bytes: three five-digit parameters and the longest name stay below forty.
+pub const MAX_TEXT: usize = 64;
+
+const MULTIPLIER_SCALE: u32 = 10_000;
+
+/// What to compute, with every parameter in its range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Kind {
+    Sma { period: usize },
+    Ema { period: usize },
+    Rsi { period: usize },
+    Atr { period: usize },
+    Bands { period: usize, multiplier: Multiplier },
+    Vwap,
+    Macd { fast: usize, slow: usize, signal: usize },
+    Adx { period: usize },
+    PlusDi { period: usize },
+    MinusDi { period: usize },
+    Stochastic { window: usize, k_smoothing: usize, d_smoothing: usize },
+    Obv,
+    TrueRange,
+}
+
+/// A decimal in ten-thousandths, so that a spec can be a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Multiplier(u32);
+
+impl Multiplier {
+    pub(super) fn value(self) -> f64 {
+        f64::from(self.0) / f64::from(MULTIPLIER_SCALE)
+    }
+}
+
+/// A parsed indicator request such as `sma:9`, `bbands:20,2` or `vwap`.
+///
+/// The name is read without regard to case; omitted parameters take their defaults. [`Spec::label`] keeps the text as requested and
+/// names the columns; `Display` is the canonical spelling with every parameter, made for cache keys.
+///
+/// ```
+/// use kernels::indicator::Spec;
+/// let spec: Spec = " RSI ".parse()?;
+/// assert_eq!((spec.label(), spec.to_string().as_str()), ("rsi", "rsi:14"));
+/// assert!("sma:0".parse::<Spec>().is_err());
+/// # Ok::<(), kernels::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Spec {
+    kind: Kind,
+    label: String,
+}
+
+impl Spec {
+    /// Returns the request text, trimmed and lower-cased.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Names the columns: the label alone for one output, `<label>.<output>` for several.
+    pub fn columns(&self) -> Vec<String> {
+        match self.outputs() {
+            [_] => vec![self.label.clone()],
+            several => several.iter().map(|output| format!("{}.{output}", self.label)).collect(),
+        }
+    }
+
+    /// Returns how many leading values are always undefined. VWAP can stay undefined for longer, until volume trades.
+    pub fn lookback(&self) -> usize {
+        match self.kind {
+            Kind::Sma { period } | Kind::Ema { period } | Kind::Bands { period, .. } => period - 1,
+            Kind::Rsi { period } | Kind::Atr { period } => period,
+            Kind::PlusDi { period } | Kind::MinusDi { period } => period,
+            Kind::Adx { period } => 2 * period - 1,
+            Kind::Macd { slow, signal, .. } => slow + signal - 2,
+            Kind::Stochastic { window, k_smoothing, d_smoothing } => window + k_smoothing + d_smoothing - 3,
+            Kind::Vwap | Kind::Obv => 0,
+            Kind::TrueRange => 1,
+        }
+    }
+
+    /// Returns the catalogue's output names, in column order.
+    pub fn outputs(&self) -> &'static [&'static str] {
+        self.info().outputs
+    }
+
+    /// Returns the catalogue entry of the indicator.
+    pub fn info(&self) -> &'static Info {
+        find(self.name()).expect("every kind is in the catalogue, which a test checks")
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Sma { .. } => "sma",
+            Kind::Ema { .. } => "ema",
+            Kind::Rsi { .. } => "rsi",
+            Kind::Atr { .. } => "atr",
+            Kind::Bands { .. } => "bbands",
+            Kind::Vwap => "vwap",
+            Kind::Macd { .. } => "macd",
+            Kind::Adx { .. } => "adx",
+            Kind::PlusDi { .. } => "plus_di",
+            Kind::MinusDi { .. } => "minus_di",
+            Kind::Stochastic { .. } => "stoch",
+            Kind::Obv => "obv",
+            Kind::TrueRange => "tr",
+        }
+    }
+}
+
+impl fmt::Display for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self.kind {
+            Kind::Sma { period }
+            | Kind::Ema { period }
+            | Kind::Rsi { period }
+            | Kind::Atr { period }
+            | Kind::Adx { period }
+            | Kind::PlusDi { period }
+            | Kind::MinusDi { period } => write!(f, ":{period}"),
+            Kind::Bands { period, multiplier } => write!(f, ":{period},{}", multiplier.value()),
+            Kind::Macd { fast, slow, signal } => write!(f, ":{fast},{slow},{signal}"),
+            Kind::Stochastic { window, k_smoothing, d_smoothing } => write!(f, ":{window},{k_smoothing},{d_smoothing}"),
+            Kind::Vwap | Kind::Obv | Kind::TrueRange => Ok(()),
+        }
+    }
+}
+
+impl FromStr for Spec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let text = text.trim();
+        if text.len() > MAX_TEXT {
+            let shown: String = text.chars().take(MAX_TEXT).collect();
+            let accepted = format!("at most {MAX_TEXT} bytes");
+            return Err(Error::Parameter { field: "indicator".to_owned(), value: format!("{shown}..."), accepted });
+        }
+        let label = text.to_lowercase();
+        let (name, written) = match label.split_once(':') {
+            Some((name, written)) => (name.trim(), Some(written)),
+            None => (label.as_str(), None),
+        };
+        let Some(info) = find(name) else {
+            let known: Vec<&str> = catalogue().iter().map(|info| info.name).collect();
+            return Err(Error::UnknownIndicator { name: name.to_owned(), known: known.join(", ") });
+        };
+        let kind = kind(info, &parameters(info, &label, written)?)?;
+        Ok(Self { kind, label })
+    }
+}
+
+/// Reads the parameters in order, as ten-thousandths where decimals are allowed, with defaults for those left out.
+fn parameters(info: &Info, label: &str, written: Option<&str>) -> Result<Vec<u32>, Error> {
+    let written: Vec<&str> = written.map_or_else(Vec::new, |list| list.split(',').map(str::trim).collect());
+    if written.len() > info.parameters.len() {
+        let names: Vec<&str> = info.parameters.iter().map(|parameter| parameter.name).collect();
+        let accepted = match names.as_slice() {
+            [] => format!("{} has none", info.name),
+            names => format!("{} has {}: {}", info.name, names.len(), names.join(", ")),
+        };
+        return Err(Error::ParameterCount { request: label.to_owned(), found: written.len(), accepted });
+    }
+    let mut values = Vec::with_capacity(info.parameters.len());
+    for (index, parameter) in info.parameters.iter().enumerate() {
+        let scale = if parameter.is_integer { 1 } else { MULTIPLIER_SCALE };
+        values.push(match written.get(index) {
+            Some(text) => read(info, parameter, scale, text)?,
+            None => (parameter.default * f64::from(scale)).round() as u32,
+        });
+    }
+    Ok(values)
+}
+
+fn read(info: &Info, parameter: &Parameter, scale: u32, text: &str) -> Result<u32, Error> {
+    let refused = || {
+        let sort = if parameter.is_integer { "a whole number" } else { "a number with at most four decimals" };
+        Error::Parameter {
+            field: format!("{} {}", info.name, parameter.name),
+            value: text.to_owned(),
+            accepted: format!("{sort} from {} to {}", parameter.min, parameter.max),
+        }
+    };
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let is_number = !whole.is_empty() && whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit());
+    let is_complete = !text.ends_with('.') && (parameter.is_integer == (scale == 1)) && fraction.len() <= 4;
+    if !is_number || !is_complete || (parameter.is_integer && text.contains('.')) {
+        return Err(refused());
+    }
+    let value: f64 = text.parse().map_err(|_| refused())?;
+    if value < parameter.min || value > parameter.max {
+        return Err(refused());
+    }
+    // Exact: at most 100.0000 in ten-thousandths, or a whole number of at most five digits.
+    Ok((value * f64::from(scale)).round() as u32)
+}
+
+fn kind(info: &Info, values: &[u32]) -> Result<Kind, Error> {
+    let at = |index: usize| values[index] as usize;
+    Ok(match info.name {
+        "sma" => Kind::Sma { period: at(0) },
+        "ema" => Kind::Ema { period: at(0) },
+        "rsi" => Kind::Rsi { period: at(0) },
+        "atr" => Kind::Atr { period: at(0) },
+        "bbands" => Kind::Bands { period: at(0), multiplier: Multiplier(values[1]) },
+        "vwap" => Kind::Vwap,
+        "macd" if at(0) >= at(1) => {
+            return Err(Error::Parameter {
+                field: "macd fast".to_owned(),
+                value: at(0).to_string(),
+                accepted: format!("less than the slow period, {}", at(1)),
+            });
+        }
+        "macd" => Kind::Macd { fast: at(0), slow: at(1), signal: at(2) },
+        "adx" => Kind::Adx { period: at(0) },
+        "plus_di" => Kind::PlusDi { period: at(0) },
+        "minus_di" => Kind::MinusDi { period: at(0) },
+        "stoch" => Kind::Stochastic { window: at(0), k_smoothing: at(1), d_smoothing: at(2) },
+        "obv" => Kind::Obv,
+        "tr" => Kind::TrueRange,
+        name => unreachable!("{name} is in the catalogue without a kind, which a test excludes"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Spec {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn every_catalogue_entry_parses_to_itself_with_its_defaults() {
+        for info in catalogue() {
+            let spec = parse(info.name);
+            assert_eq!(spec.info(), info);
+            assert_eq!(parse(&spec.to_string()).kind(), spec.kind(), "{spec}");
+        }
+    }
+
+    #[test]
+    fn label_is_as_requested_and_display_is_canonical() {
+        for (text, label, canonical) in [
+            ("RSI", "rsi", "rsi:14"),
+            (" Sma:009 ", "sma:009", "sma:9"),
+            ("bbands", "bbands", "bbands:20,2"),
+            ("bbands:20, 2.50", "bbands:20, 2.50", "bbands:20,2.5"),
+            ("macd:5", "macd:5", "macd:5,26,9"),
+            ("stoch", "stoch", "stoch:14,3,3"),
+            ("vwap", "vwap", "vwap"),
+        ] {
+            let spec = parse(text);
+            assert_eq!((spec.label(), spec.to_string().as_str()), (label, canonical));
+        }
+    }
+
+    #[test]
+    fn columns_carry_the_output_only_when_there_are_several() {
+        assert_eq!(parse("adx").columns(), ["adx"]);
+        assert_eq!(parse("stoch:5,1,3").columns(), ["stoch:5,1,3.k", "stoch:5,1,3.d"]);
+        assert_eq!(parse("bbands").columns()[4], "bbands.width_normalized");
+    }
+
+    #[test]
+    fn refusals_name_the_value_and_what_is_accepted() {
+        for (text, part) in [
+            ("nope:3", "unknown indicator \"nope\", known are sma, ema"),
+            ("", "unknown indicator \"\""),
+            ("sma:0", "sma period is \"0\", accepted is a whole number from 1 to 10000"),
+            ("sma:10001", "\"10001\""),
+            ("sma:9.0", "sma period is \"9.0\""),
+            ("sma:-3", "\"-3\""),
+            ("sma:+3", "\"+3\""),
+            ("sma:", "sma period is \"\""),
+            ("sma:1e3", "\"1e3\""),
+            ("rsi:1", "from 2 to 10000"),
+            ("bbands:20,0", "bbands multiplier is \"0\""),
+            ("bbands:20,1.23456", "at most four decimals"),
+            ("bbands:20,2.", "\"2.\""),
+            ("bbands:20,nan", "\"nan\""),
+            ("sma:3,4", "\"sma:3,4\" has 2 parameters, sma has 1: period"),
+            ("vwap:3", "vwap has none"),
+            ("macd:26,12", "macd fast is \"26\", accepted is less than the slow period, 12"),
+        ] {
+            let message = text.parse::<Spec>().unwrap_err().to_string();
+            assert!(message.contains(part), "{text:?} gave {message:?}");
+        }
+        assert!("sma:".repeat(40).parse::<Spec>().unwrap_err().to_string().contains("at most 64 bytes"));
+    }
+}

@@ -1,0 +1,255 @@
+use super::*;
+
+/// A market of random moves: runs of flat closes, minutes without volume, several days.
+struct Market {
+    columns: [Vec<f64>; 5],
+    day: Vec<i32>,
+}
+
+impl Market {
+    fn random(seed: u64, rows: usize) -> Self {
+        let mut state = seed.wrapping_add(0x9e37_79b9);
+        let mut next = move || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as f64 / (1_u64 << 31) as f64
+        };
+        let mut market = Self { columns: std::array::from_fn(|_| Vec::new()), day: Vec::new() };
+        let mut close = 15_000.0;
+        for row in 0..rows {
+            let open = close;
+            let is_quiet = next() < 0.3;
+            close += if is_quiet { 0.0 } else { ((next() - 0.5) * 200.0).round() * 0.05 };
+            let reach = if is_quiet { 0.0 } else { 0.05 * (next() * 40.0).round() };
+            let volume = if next() < 0.2 { 0.0 } else { (next() * 1e5).round() };
+            let row_values = [open, open.max(close) + reach, open.min(close) - reach, close, volume];
+            market.columns.iter_mut().zip(row_values).for_each(|(column, value)| column.push(value));
+            market.day.push((row / 375) as i32);
+        }
+        market
+    }
+
+    fn constant(rows: usize, price: f64, volume: f64) -> Self {
+        let mut columns: [Vec<f64>; 5] = std::array::from_fn(|_| vec![price; rows]);
+        columns[4] = vec![volume; rows];
+        Self { columns, day: vec![3; rows] }
+    }
+
+    fn inputs(&self, rows: usize) -> Inputs<'_> {
+        let [open, high, low, close, volume] = self.columns.each_ref().map(|column| &column[..rows]);
+        Inputs::new(open, high, low, close, volume, &self.day[..rows]).unwrap()
+    }
+
+    fn all(&self) -> Inputs<'_> {
+        self.inputs(self.day.len())
+    }
+}
+
+fn specs(texts: &[&str]) -> Vec<Spec> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn every_indicator() -> Vec<Spec> {
+    let mut specs: Vec<Spec> = catalogue().iter().map(|info| info.name.parse().unwrap()).collect();
+    specs.extend(self::specs(&D3_SET));
+    specs.extend(self::specs(&[
+        "sma:1",
+        "sma:700",
+        "ema:1",
+        "ema:600",
+        "rsi:2",
+        "atr:1",
+        "bbands:2,1.5",
+        "bbands:333,2",
+        "macd:3,5,1",
+        "macd:2,600,2",
+        "adx:2",
+        "adx:300",
+        "plus_di:3",
+        "minus_di:515",
+        "stoch:1,1,1",
+        "stoch:5,1,4",
+        "stoch:200,30,2",
+    ]));
+    specs
+}
+
+fn same_bits(a: &[Column], b: &[Column]) {
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(b) {
+        assert_eq!((&a.name, a.values.len()), (&b.name, b.values.len()));
+        for (row, (x, y)) in a.values.iter().zip(&b.values).enumerate() {
+            assert!(x.to_bits() == y.to_bits() || (x.is_nan() && y.is_nan()), "{} row {row}: {x} and {y}", a.name);
+        }
+    }
+}
+
+#[test]
+fn fused_equals_fold_to_the_bit_at_every_length() {
+    let market = Market::random(1, 3000);
+    let specs = every_indicator();
+    for rows in [0, 1, 2, 3, 13, 14, 15, 27, 28, 34, 511, 512, 513, 1024, 1025, 3000] {
+        let inputs = market.inputs(rows);
+        same_bits(&compute_fold(&specs, &inputs).unwrap(), &compute_fused(&specs, &inputs).unwrap());
+    }
+    // Alone, a spec shares nothing, and gives the same.
+    let together = compute_fused(&specs, &market.all()).unwrap();
+    let alone: Vec<Column> =
+        specs.iter().flat_map(|spec| compute_fused(std::slice::from_ref(spec), &market.all()).unwrap()).collect();
+    same_bits(&together, &alone);
+}
+
+#[test]
+fn windows_of_every_length_are_those_of_the_fold() {
+    let market = Market::random(10, 200);
+    let texts: Vec<String> =
+        (2..=130).flat_map(|n| [format!("sma:{n}"), format!("bbands:{n},1"), format!("stoch:{n},2,3")]).collect();
+    let specs: Vec<Spec> = texts.iter().map(|text| text.parse().unwrap()).collect();
+    same_bits(&compute_fold(&specs, &market.all()).unwrap(), &compute_fused(&specs, &market.all()).unwrap());
+}
+
+#[test]
+fn a_day_of_any_length_resets_vwap() {
+    let mut market = Market::random(2, 1300);
+    let specs = specs(&["vwap", "ema:9", "obv"]);
+    for days in [1, 2, 511, 513] {
+        market.day.iter_mut().enumerate().for_each(|(row, day)| *day = -((row / days) as i32));
+        let fused = compute_fused(&specs, &market.all()).unwrap();
+        same_bits(&compute_fold(&specs, &market.all()).unwrap(), &fused);
+        let (mut turnover, mut volume) = (0.0, 0.0);
+        for row in 0..1300 {
+            let [_, high, low, close, traded] = market.columns.each_ref().map(|column| column[row]);
+            if row % days == 0 {
+                (turnover, volume) = (0.0, 0.0);
+            }
+            turnover += (high + low + close) / 3.0 * traded;
+            volume += traded;
+            let got = fused[0].values[row];
+            assert!(if volume > 0.0 { (got / (turnover / volume) - 1.0).abs() < 1e-12 } else { got.is_nan() });
+        }
+    }
+}
+
+#[test]
+fn values_depend_on_the_past_only() {
+    let market = Market::random(3, 1500);
+    let specs = every_indicator();
+    let whole = compute_fused(&specs, &market.all()).unwrap();
+    for rows in [40, 600, 1400] {
+        let mut prefix = whole.clone();
+        prefix.iter_mut().for_each(|column| column.values.truncate(rows));
+        same_bits(&prefix, &compute_fused(&specs, &market.inputs(rows)).unwrap());
+    }
+}
+
+#[test]
+fn undefined_values_are_exactly_the_lookback() {
+    let mut market = Market::random(4, 1500);
+    market.columns[4].iter_mut().for_each(|volume| *volume += 1.0);
+    for spec in every_indicator() {
+        for column in compute_fused(std::slice::from_ref(&spec), &market.all()).unwrap() {
+            let undefined = column.values.iter().filter(|value| value.is_nan()).count();
+            assert_eq!(undefined, spec.lookback(), "{}", column.name);
+            assert!(column.values[..undefined].iter().all(|value| value.is_nan()), "{}", column.name);
+            assert!(column.values[undefined..].iter().all(|value| value.is_finite()), "{}", column.name);
+        }
+    }
+}
+
+#[test]
+fn every_parameter_alters_the_result() {
+    let market = Market::random(5, 400);
+    for info in catalogue() {
+        for changed in 0..info.parameters.len() {
+            let text = |shift: f64| {
+                let values: Vec<String> = (info.parameters.iter().enumerate())
+                    .map(|(index, parameter)| {
+                        (parameter.default + if index == changed { shift } else { 0.0 }).to_string()
+                    })
+                    .collect();
+                format!("{}:{}", info.name, values.join(","))
+            };
+            let last = |text: String| -> Vec<f64> {
+                let columns = compute_fused(&specs(&[&text]), &market.all()).unwrap();
+                columns.iter().map(|column| column.values[390]).collect()
+            };
+            assert_ne!(last(text(0.0)), last(text(1.0)), "{} {}", info.name, info.parameters[changed].name);
+        }
+    }
+}
+
+#[test]
+fn unmoving_prices_have_named_answers() {
+    let market = Market::constant(700, 123.45, 10.0);
+    let last = |text: &str| -> Vec<f64> {
+        let columns = compute_fused(&specs(&[text]), &market.all()).unwrap();
+        columns.iter().map(|column| column.values[699]).collect()
+    };
+    let near = |text: &str| assert!((last(text)[0] / 123.45 - 1.0).abs() < 1e-13, "{text} {:?}", last(text));
+    ["sma:9", "ema:50", "vwap", "sma:700", "ema:600"].into_iter().for_each(near);
+    assert_eq!(last("bbands:20,2"), [123.45, 123.45, 123.45, 0.0, 0.0]);
+    for text in ["rsi", "atr", "adx", "plus_di", "minus_di", "tr"] {
+        assert_eq!(last(text), [0.0], "{text}");
+    }
+    assert_eq!(last("stoch"), [0.0, 0.0]);
+    assert_eq!(last("obv"), [10.0]);
+    assert!(last("macd").iter().all(|value| value.abs() < 1e-11));
+}
+
+#[test]
+fn without_volume_vwap_is_undefined_and_obv_stands_still() {
+    let mut market = Market::random(6, 800);
+    market.columns[4].fill(0.0);
+    let columns = compute_fused(&specs(&["vwap", "obv"]), &market.all()).unwrap();
+    assert!(columns[0].values.iter().all(|value| value.is_nan()));
+    assert!(columns[1].values.iter().all(|value| *value == 0.0));
+}
+
+#[test]
+fn scaled_prices_scale_the_averages_and_leave_the_oscillators() {
+    let market = Market::random(7, 900);
+    let mut scaled = Market { columns: market.columns.clone(), day: market.day.clone() };
+    // A power of two scales without rounding, so equality is exact.
+    scaled.columns[..4].iter_mut().flatten().for_each(|price| *price *= 4.0);
+    let specs = specs(&["sma:9", "ema:9", "atr", "bbands", "vwap", "macd", "rsi", "adx", "plus_di", "stoch", "obv"]);
+    let (one, four) = (compute_fused(&specs, &market.all()).unwrap(), compute_fused(&specs, &scaled.all()).unwrap());
+    for (one, four) in one.iter().zip(&four) {
+        let is_fixed = ["rsi", "adx", "plus_di", "stoch.k", "stoch.d", "obv", "bbands.width_normalized"];
+        let factor = if is_fixed.contains(&one.name.as_str()) { 1.0 } else { 4.0 };
+        for (x, y) in one.values.iter().zip(&four.values) {
+            assert!(x.is_nan() && y.is_nan() || x * factor == *y, "{} {x} {y}", one.name);
+        }
+    }
+}
+
+#[test]
+fn oscillators_stay_within_their_bounds() {
+    let market = Market::random(8, 5000);
+    for column in
+        compute_fused(&specs(&["rsi:2", "rsi", "adx", "plus_di", "minus_di", "stoch"]), &market.all()).unwrap()
+    {
+        let defined = column.values.iter().filter(|value| !value.is_nan());
+        // Averages of numbers up to 100 may round past it.
+        assert!(defined.clone().all(|value| (0.0..=100.0 + 1e-9).contains(value)), "{}", column.name);
+        assert!(defined.count() > 4000);
+    }
+}
+
+#[test]
+fn buffers_are_reused_and_wrong_ones_refused() {
+    let market = Market::random(9, 600);
+    let specs = specs(&D3_SET);
+    let mut out = vec![vec![1.0; 900]; 13];
+    compute_fused_into(&specs, &market.all(), &mut out).unwrap();
+    let wanted = compute_fold(&specs, &market.all()).unwrap();
+    let got: Vec<Column> =
+        wanted.iter().zip(out).map(|(column, values)| Column { name: column.name.clone(), values }).collect();
+    same_bits(&wanted, &got);
+    let error = compute_fused_into(&specs, &market.all(), &mut []).unwrap_err();
+    assert_eq!(error, Error::BufferCount { found: 0, expected: 13 });
+    let mut inputs = market.all();
+    inputs.day = &[];
+    assert_eq!(
+        compute_fold(&specs, &inputs).unwrap_err(),
+        Error::UnequalLengths { column: "day", found: 0, expected: 600 }
+    );
+}
