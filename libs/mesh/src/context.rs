@@ -1,0 +1,56 @@
+//! What travels with a request: its id, deadline, trace and engine decisions.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+tokio::task_local! {
+    static CURRENT: RequestContext;
+}
+
+/// Time kept back from a forwarded deadline, so that the caller still has some to answer with.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
+
+/// Carried inward by every client call made while serving the request.
+#[derive(Debug, Clone)]
+pub struct RequestContext {
+    pub request_id: Arc<str>,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+    /// W3C `traceparent` as received, when there was one.
+    pub traceparent: Option<Arc<str>>,
+    /// Encoded engine decisions, when a gateway made them.
+    pub decisions: Option<Arc<str>>,
+}
+
+impl RequestContext {
+    /// The context of the request being served, if any.
+    pub fn current() -> Option<RequestContext> {
+        CURRENT.try_with(Clone::clone).ok()
+    }
+
+    /// Time left to forward, less a margin; zero when it has passed.
+    pub fn forwardable(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now()).saturating_sub(DEADLINE_MARGIN)
+    }
+
+    /// Runs a future with this context as the current one.
+    pub async fn scope<F: Future>(self, future: F) -> F::Output {
+        CURRENT.scope(self, future).await
+    }
+}
+
+/// Spawns a task that keeps the current request context and span.
+pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    use tracing::Instrument;
+    match RequestContext::current() {
+        Some(context) => tokio::spawn(context.scope(future).in_current_span()),
+        None => tokio::spawn(future.in_current_span()),
+    }
+}

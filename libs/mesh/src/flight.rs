@@ -1,0 +1,211 @@
+//! Arrow Flight: one adapter between the protocol's service trait and a role that serves frames.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::encode::FlightDataEncoderBuilder;
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
+use arrow_flight::{
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest,
+    HandshakeResponse, PollInfo, PutResult, SchemaAsIpc, SchemaResult, Ticket,
+};
+use arrow_ipc::writer::IpcWriteOptions;
+use arrow_schema::SchemaRef;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, TryStreamExt};
+use prost::Message;
+use proto::wire::FrameTicket;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{MAX_MESSAGE_BYTES, to_status};
+
+/// Rows per record batch: large enough for full speed, small enough to stay in cache.
+pub const BATCH_ROWS: usize = 16_384;
+/// Message size the encoder splits at.
+const MAX_FLIGHT_DATA_BYTES: usize = 2 * 1024 * 1024;
+
+/// Batches of one schema.
+pub struct Frames {
+    pub schema: SchemaRef,
+    pub batches: BoxStream<'static, Result<RecordBatch, Status>>,
+    /// Response metadata, for example the engine that answered.
+    pub metadata: MetadataMap,
+}
+
+impl std::fmt::Debug for Frames {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Frames").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+/// Batches a client puts, with the descriptor it sent first.
+pub struct PutStream {
+    pub descriptor: FlightDescriptor,
+    pub batches: FlightRecordBatchStream,
+}
+
+impl std::fmt::Debug for PutStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PutStream").field("descriptor", &self.descriptor).finish_non_exhaustive()
+    }
+}
+
+/// What a role must say to speak Flight.
+#[tonic::async_trait]
+pub trait FrameServer: Send + Sync + 'static {
+    /// Answers a ticket of its own kind; another kind is INVALID_ARGUMENT.
+    async fn get(&self, ticket: FrameTicket, metadata: &MetadataMap) -> Result<Frames, Status>;
+
+    /// Schema of the frame a ticket names.
+    async fn schema(&self, ticket: FrameTicket) -> Result<SchemaRef, Status>;
+
+    /// Tickets of the frames there are.
+    async fn list(&self) -> Result<Vec<FrameTicket>, Status> {
+        Ok(Vec::new())
+    }
+
+    /// Stores what a client puts; each item acknowledges a batch as durable.
+    async fn put(&self, _stream: PutStream) -> Result<BoxStream<'static, Result<PutResult, Status>>, Status> {
+        Err(Status::unimplemented("this role takes no frames; put candles to ingestion"))
+    }
+}
+
+/// The Flight service of a role.
+pub fn service<T: FrameServer>(frames: Arc<T>) -> FlightServiceServer<Adapter<T>> {
+    FlightServiceServer::new(Adapter(frames))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// Implements the protocol's trait over a [`FrameServer`].
+#[derive(Debug)]
+pub struct Adapter<T>(Arc<T>);
+
+fn ticket_of(descriptor: &FlightDescriptor) -> Result<FrameTicket, Status> {
+    if descriptor.cmd.is_empty() {
+        return Err(Status::invalid_argument(
+            "descriptor: a command holding a FrameTicket (protobuf or JSON) is expected, not a path",
+        ));
+    }
+    proto::json::parse_ticket(&descriptor.cmd).map_err(|error| to_status(&error))
+}
+
+fn info(ticket: &FrameTicket, schema: &SchemaRef, descriptor: FlightDescriptor) -> Result<FlightInfo, Status> {
+    let ticket = Ticket { ticket: ticket.encode_to_vec().into() };
+    let info = FlightInfo::new()
+        .try_with_schema(schema)
+        .map_err(|error| Status::internal(error.to_string()))?
+        .with_descriptor(descriptor)
+        .with_endpoint(FlightEndpoint::new().with_ticket(ticket));
+    Ok(info)
+}
+
+#[tonic::async_trait]
+impl<T: FrameServer> FlightService for Adapter<T> {
+    type HandshakeStream = BoxStream<'static, Result<HandshakeResponse, Status>>;
+    type ListFlightsStream = BoxStream<'static, Result<FlightInfo, Status>>;
+    type DoGetStream = BoxStream<'static, Result<FlightData, Status>>;
+    type DoPutStream = BoxStream<'static, Result<PutResult, Status>>;
+    type DoExchangeStream = BoxStream<'static, Result<FlightData, Status>>;
+    type DoActionStream = BoxStream<'static, Result<arrow_flight::Result, Status>>;
+    type ListActionsStream = BoxStream<'static, Result<ActionType, Status>>;
+
+    async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
+        let ticket = proto::json::parse_ticket(&request.get_ref().ticket).map_err(|error| to_status(&error))?;
+        let frames = self.0.get(ticket, request.metadata()).await?;
+        let mut response = Response::new(encode(frames.schema, frames.batches).boxed());
+        *response.metadata_mut() = frames.metadata;
+        Ok(response)
+    }
+
+    async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+        let descriptor = request.into_inner();
+        let ticket = ticket_of(&descriptor)?;
+        let schema = self.0.schema(ticket.clone()).await?;
+        Ok(Response::new(info(&ticket, &schema, descriptor)?))
+    }
+
+    async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
+        let schema = self.0.schema(ticket_of(request.get_ref())?).await?;
+        let options = IpcWriteOptions::default();
+        let result = SchemaResult::try_from(SchemaAsIpc::new(&schema, &options))
+            .map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(result))
+    }
+
+    async fn list_flights(&self, _request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
+        let tickets = self.0.list().await?;
+        let mut infos = Vec::with_capacity(tickets.len());
+        for ticket in tickets {
+            let schema = self.0.schema(ticket.clone()).await?;
+            let descriptor = FlightDescriptor::new_cmd(ticket.encode_to_vec());
+            infos.push(info(&ticket, &schema, descriptor));
+        }
+        Ok(Response::new(futures::stream::iter(infos).boxed()))
+    }
+
+    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
+        let mut stream = request.into_inner();
+        let first = stream.message().await?.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
+        let descriptor = first
+            .flight_descriptor
+            .clone()
+            .ok_or_else(|| Status::invalid_argument("the first message carries no descriptor"))?;
+        let data = futures::stream::once(async { Ok(first) }).chain(stream.map_err(FlightError::from));
+        let batches = FlightRecordBatchStream::new_from_flight_data(data);
+        Ok(Response::new(self.0.put(PutStream { descriptor, batches }).await?))
+    }
+
+    async fn handshake(
+        &self,
+        _request: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<Self::HandshakeStream>, Status> {
+        Err(Status::unimplemented("no handshake: credentials go into the authorization header"))
+    }
+
+    async fn poll_flight_info(&self, _request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
+        Err(Status::unimplemented("frames are ready at once; use GetFlightInfo"))
+    }
+
+    async fn do_exchange(
+        &self,
+        _request: Request<Streaming<FlightData>>,
+    ) -> Result<Response<Self::DoExchangeStream>, Status> {
+        Err(Status::unimplemented("use DoGet or DoPut"))
+    }
+
+    async fn do_action(&self, _request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
+        Err(Status::unimplemented("there are no actions; see the gRPC services"))
+    }
+
+    async fn list_actions(&self, _request: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
+        Ok(Response::new(futures::stream::empty().boxed()))
+    }
+}
+
+fn encode(
+    schema: SchemaRef,
+    batches: impl Stream<Item = Result<RecordBatch, Status>> + Send + 'static,
+) -> impl Stream<Item = Result<FlightData, Status>> {
+    FlightDataEncoderBuilder::new()
+        .with_max_flight_data_size(MAX_FLIGHT_DATA_BYTES)
+        .with_schema(schema)
+        .build(batches.map_err(|status| FlightError::Tonic(Box::new(status))))
+        .map_err(|error| match error {
+            FlightError::Tonic(status) => *status,
+            other => Status::internal(other.to_string()),
+        })
+}
+
+/// The status inside a Flight error, or INTERNAL with its text.
+pub fn status_of(error: FlightError) -> Status {
+    match error {
+        FlightError::Tonic(status) => *status,
+        FlightError::Arrow(error) => Status::invalid_argument(format!("record batch: {error}")),
+        FlightError::DecodeError(text) => Status::invalid_argument(format!("record batch: {text}")),
+        other => Status::internal(other.to_string()),
+    }
+}

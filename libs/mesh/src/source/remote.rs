@@ -1,0 +1,220 @@
+//! The ports over gRPC and Flight.
+
+use arrow_flight::Ticket;
+use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use futures::{StreamExt, TryStreamExt};
+use market::{BucketFrame, Instrument, InstrumentKey, TimeRange, Timeframe};
+use prost::Message;
+use proto::convert;
+use proto::ingestion::ingestion_service_client::IngestionServiceClient;
+use proto::ingestion::{
+    GetCoverageRequest, GetGroupRequest, GetInstrumentRequest, GetRevisionsRequest, ListInstrumentsRequest,
+};
+use proto::wire::{self, CandlesTicket, FrameTicket, StoredCandlesTicket, frame_ticket};
+use tonic::{Code, Status};
+
+use super::{Buckets, Candles, Group, MasterData, SourceCoverage, StoredCandles, StoredFrames};
+use crate::client::MeshChannel;
+use crate::config::ConfigError;
+use crate::{MAX_MESSAGE_BYTES, RemoteError, flight};
+
+/// Instruments per page when the universe is listed.
+const PAGE_SIZE: i32 = 1000;
+/// Instruments in a universe; a listing that goes on is cut with an error rather than held in memory.
+const MAX_INSTRUMENTS: usize = 100_000;
+
+fn flight_client(channel: MeshChannel) -> FlightServiceClient<MeshChannel> {
+    FlightServiceClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+fn malformed(error: impl std::fmt::Display) -> RemoteError {
+    RemoteError::from_status(&Status::internal(format!("upstream answered a malformed message: {error}")))
+}
+
+async fn get(
+    client: &FlightServiceClient<MeshChannel>,
+    frame: frame_ticket::Frame,
+) -> Result<(u64, FlightRecordBatchStream), RemoteError> {
+    let ticket = Ticket { ticket: FrameTicket { frame: Some(frame) }.encode_to_vec().into() };
+    let data = client.clone().do_get(ticket).await?.into_inner();
+    let data = data.map_err(|status| arrow_flight::error::FlightError::Tonic(Box::new(status)));
+    // The decoder knows the schema only after the first message, so that is awaited here.
+    let mut data = Box::pin(data.peekable());
+    let first = data.as_mut().peek().await;
+    let revision = match first {
+        Some(Ok(message)) => {
+            let schema = arrow_schema::Schema::try_from(message).map_err(malformed)?;
+            schema.metadata.get("revision").and_then(|text| text.parse().ok()).unwrap_or_default()
+        }
+        Some(Err(arrow_flight::error::FlightError::Tonic(status))) => {
+            return Err(RemoteError::from_status(status.as_ref()));
+        }
+        Some(Err(error)) => return Err(malformed(error)),
+        None => return Err(malformed("the stream is empty")),
+    };
+    Ok((revision, FlightRecordBatchStream::new_from_flight_data(data)))
+}
+
+/// Ingestion, from another service.
+#[derive(Debug, Clone)]
+pub struct RemoteIngestion {
+    flight: FlightServiceClient<MeshChannel>,
+    client: IngestionServiceClient<MeshChannel>,
+}
+
+impl RemoteIngestion {
+    /// Connects lazily.
+    pub fn connect(address: &str) -> Result<Self, ConfigError> {
+        let channel = crate::client::connect(address)?;
+        let client = IngestionServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(Self { flight: flight_client(channel), client })
+    }
+}
+
+#[tonic::async_trait]
+impl StoredCandles for RemoteIngestion {
+    async fn stored(
+        &self,
+        key: &InstrumentKey,
+        source: Timeframe,
+        range: TimeRange,
+        revision: Option<u64>,
+    ) -> Result<StoredFrames, RemoteError> {
+        let ticket = StoredCandlesTicket {
+            instrument_key: key.to_string(),
+            timeframe: source.to_string(),
+            range: Some(convert::wire_range(range)),
+            revision,
+        };
+        let (revision, batches) = get(&self.flight, frame_ticket::Frame::StoredCandles(ticket)).await?;
+        let frames = batches
+            .map_err(|error| RemoteError::from_status(&flight::status_of(error)))
+            .and_then(|batch| async move { proto::arrow::frame(&batch).map_err(malformed) });
+        Ok(StoredFrames { revision, frames: frames.boxed() })
+    }
+}
+
+#[tonic::async_trait]
+impl MasterData for RemoteIngestion {
+    async fn instrument(&self, key: &InstrumentKey) -> Result<Instrument, RemoteError> {
+        let request = GetInstrumentRequest { instrument_key: key.to_string() };
+        let answer = self.client.clone().get_instrument(request).await?.into_inner();
+        instrument(answer.instrument.unwrap_or_default())
+    }
+
+    async fn instruments(&self) -> Result<Vec<Instrument>, RemoteError> {
+        let mut all = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = ListInstrumentsRequest { page_size: PAGE_SIZE, page_token, segment: String::new() };
+            let page = self.client.clone().list_instruments(request).await?.into_inner();
+            for message in page.instruments {
+                all.push(instrument(message)?);
+            }
+            if all.len() > MAX_INSTRUMENTS {
+                let text = format!("the universe holds more than {MAX_INSTRUMENTS} instruments; name a list instead");
+                return Err(RemoteError::from_status(&Status::resource_exhausted(text)));
+            }
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            page_token = page.next_page_token;
+        }
+    }
+
+    async fn revisions(&self, keys: &[InstrumentKey]) -> Result<Vec<u64>, RemoteError> {
+        let instrument_keys = keys.iter().map(ToString::to_string).collect();
+        let answer = self.client.clone().get_revisions(GetRevisionsRequest { instrument_keys }).await?.into_inner();
+        if answer.revisions.len() != keys.len() {
+            return Err(malformed("revisions are not aligned with the request"));
+        }
+        Ok(answer.revisions)
+    }
+
+    async fn coverage(&self, key: &InstrumentKey) -> Result<Vec<SourceCoverage>, RemoteError> {
+        let request = GetCoverageRequest { instrument_key: key.to_string() };
+        let answer = self.client.clone().get_coverage(request).await?.into_inner();
+        let mut coverage = Vec::with_capacity(answer.coverage.len());
+        for item in &answer.coverage {
+            let instant = |stamp: &Option<prost_types::Timestamp>| {
+                stamp.as_ref().and_then(convert::millis).ok_or_else(|| malformed("coverage without a time"))
+            };
+            coverage.push(SourceCoverage {
+                timeframe: item.timeframe.parse().map_err(malformed)?,
+                first_open_time: instant(&item.first_open_time)?,
+                last_open_time: instant(&item.last_open_time)?,
+                candle_count: item.candle_count,
+            });
+        }
+        coverage.sort_by_key(|item| item.timeframe);
+        Ok(coverage)
+    }
+
+    async fn group(&self, id: &str) -> Result<Group, RemoteError> {
+        let request = GetGroupRequest { group_id: id.to_owned() };
+        let group = self.client.clone().get_group(request).await?.into_inner().group.unwrap_or_default();
+        let keys = group.instrument_keys.iter().map(|key| key.parse().map_err(malformed));
+        Ok(Group { id: group.group_id, name: group.name, instrument_keys: keys.collect::<Result<_, _>>()? })
+    }
+}
+
+fn instrument(message: wire::Instrument) -> Result<Instrument, RemoteError> {
+    Ok(Instrument {
+        key: message.instrument_key.parse().map_err(malformed)?,
+        name: message.name,
+        exchange: message.exchange,
+        currency: message.currency,
+        tick_size: message.tick_size,
+        calendar: message.calendar,
+    })
+}
+
+/// Aggregation, from another service.
+#[derive(Debug, Clone)]
+pub struct RemoteAggregation {
+    flight: FlightServiceClient<MeshChannel>,
+}
+
+impl RemoteAggregation {
+    /// Connects lazily.
+    pub fn connect(address: &str) -> Result<Self, ConfigError> {
+        Ok(Self { flight: flight_client(crate::client::connect(address)?) })
+    }
+}
+
+#[tonic::async_trait]
+impl Candles for RemoteAggregation {
+    async fn candles(
+        &self,
+        key: &InstrumentKey,
+        timeframe: Timeframe,
+        range: TimeRange,
+        revision: Option<u64>,
+    ) -> Result<Buckets, RemoteError> {
+        let ticket = CandlesTicket {
+            instrument_key: key.to_string(),
+            timeframe: timeframe.to_string(),
+            range: Some(convert::wire_range(range)),
+            revision,
+            ..Default::default()
+        };
+        let (revision, mut batches) = get(&self.flight, frame_ticket::Frame::Candles(ticket)).await?;
+        let mut frame = BucketFrame::default();
+        while let Some(batch) = batches.next().await {
+            let batch = batch.map_err(|error| RemoteError::from_status(&flight::status_of(error)))?;
+            let part = proto::arrow::bucket_frame(&batch).map_err(malformed)?;
+            frame.append(&part).map_err(malformed)?;
+        }
+        Ok(Buckets { revision, frame })
+    }
+}
+
+/// Whether a fault means that the instrument or group does not exist.
+impl RemoteError {
+    pub fn is_not_found(&self) -> bool {
+        self.code == Code::NotFound
+    }
+}
