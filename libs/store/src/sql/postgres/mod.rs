@@ -1,0 +1,132 @@
+//! PostgreSQL: one pool; writers lock the rows of the instruments they write.
+
+use std::str::FromStr;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Postgres, Transaction};
+
+use super::put::BlockWrite;
+use super::{date_number, fault, migration_fault, migrator, signed};
+use crate::{Error, Result, StoreOptions};
+
+/// Rows of a JSON array, as `value`.
+macro_rules! json_rows {
+    ($parameter:literal) => {
+        concat!("jsonb_array_elements(", $parameter, "::jsonb)")
+    };
+}
+
+macro_rules! for_update {
+    () => {
+        " for update"
+    };
+}
+
+#[allow(clippy::duplicate_mod, reason = "written once, compiled for each database")]
+#[path = "../repositories.rs"]
+mod repositories;
+#[allow(clippy::duplicate_mod, reason = "written once, compiled for each database")]
+#[path = "../screens.rs"]
+mod screens;
+#[allow(clippy::duplicate_mod, reason = "written once, compiled for each database")]
+#[path = "../tables.rs"]
+mod tables;
+
+type Db = Postgres;
+pub(crate) use self::PostgresStore as Store;
+
+/// Blocks per statement: a megabyte or so.
+const BLOCKS_PER_STATEMENT: usize = 250;
+
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "initial", include_str!("../../../migrations/postgres/0001_initial.sql")),
+    (2, "change counter", include_str!("../../../migrations/postgres/0002_change_counter.sql")),
+];
+
+/// The store on a server. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct PostgresStore {
+    pool: PgPool,
+}
+
+impl PostgresStore {
+    pub(crate) async fn open(url: &str, options: &StoreOptions) -> Result<Self> {
+        // The cause may quote the URL, and with it a password.
+        let connect = PgConnectOptions::from_str(url).map_err(|_| {
+            Error::invalid("store url", "it is not of the form postgres://user:password@host:port/database")
+        })?;
+        let wait_ms = options.wait_timeout.as_millis().to_string();
+        let connect = connect
+            .application_name("candlemesh")
+            // Acknowledged means durable, whatever the server's default.
+            .options([("lock_timeout", wait_ms.as_str()), ("synchronous_commit", "on")]);
+        let pool = PgPoolOptions::new()
+            .max_connections(options.max_connections.max(1))
+            .acquire_timeout(options.wait_timeout)
+            .connect_with(connect)
+            .await
+            .map_err(fault)?;
+        migrator(&MIGRATIONS).run(&pool).await.map_err(migration_fault)?;
+        Ok(Self { pool })
+    }
+
+    fn reader(&self) -> &PgPool {
+        &self.pool
+    }
+
+    fn writer(&self) -> &PgPool {
+        &self.pool
+    }
+
+    async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
+        self.pool.begin().await.map_err(fault)
+    }
+
+    pub(crate) async fn ping(&self) -> Result<()> {
+        sqlx::query("select 1").execute(&self.pool).await.map_err(fault)?;
+        Ok(())
+    }
+
+    pub(crate) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+async fn write_blocks(tx: &mut Transaction<'static, Postgres>, blocks: &[BlockWrite]) -> Result<()> {
+    fn column<'a, T>(blocks: &'a [BlockWrite], cell: impl Fn(&'a BlockWrite) -> T) -> Vec<T> {
+        blocks.iter().map(cell).collect()
+    }
+    for blocks in blocks.chunks(BLOCKS_PER_STATEMENT) {
+        sqlx::query(
+            "insert into candle_block (series_id, timeframe, block_date, revision, candle_count, first_open_time, \
+             last_open_time, open, high, low, close, volume, open_interest, checksum, payload) \
+             select * from unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], \
+             $7::bigint[], $8::float8[], $9::float8[], $10::float8[], $11::float8[], $12::float8[], $13::float8[], \
+             $14::bigint[], $15::bytea[]) \
+             on conflict (series_id, timeframe, block_date) do update set revision = excluded.revision, \
+             candle_count = excluded.candle_count, first_open_time = excluded.first_open_time, \
+             last_open_time = excluded.last_open_time, open = excluded.open, high = excluded.high, low = excluded.low, \
+             close = excluded.close, volume = excluded.volume, open_interest = excluded.open_interest, \
+             checksum = excluded.checksum, payload = excluded.payload",
+        )
+        .bind(column(blocks, |block| block.series_id))
+        .bind(column(blocks, |block| block.timeframe.as_str()))
+        .bind(column(blocks, |block| date_number(block.date)))
+        .bind(column(blocks, |block| signed(block.revision)))
+        .bind(column(blocks, |block| block.candle_count as i64))
+        .bind(column(blocks, |block| block.first_open_time))
+        .bind(column(blocks, |block| block.last_open_time))
+        .bind(column(blocks, |block| block.summary.open))
+        .bind(column(blocks, |block| block.summary.high))
+        .bind(column(blocks, |block| block.summary.low))
+        .bind(column(blocks, |block| block.summary.close))
+        .bind(column(blocks, |block| block.summary.volume))
+        .bind(column(blocks, |block| block.summary.open_interest))
+        .bind(column(blocks, |block| i64::from(block.checksum)))
+        .bind(column(blocks, |block| block.payload.as_slice()))
+        .execute(&mut **tx)
+        .await
+        .map_err(fault)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! SQLite: one writing connection and a pool of reading ones, in write-ahead mode, synced at every commit.
+
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{QueryBuilder, Sqlite, Transaction};
+
+use super::put::BlockWrite;
+use super::{date_number, fault, migration_fault, migrator, signed};
+use crate::{Error, Result, StoreOptions};
+
+/// Rows of a JSON array, as `value`.
+macro_rules! json_rows {
+    ($parameter:literal) => {
+        concat!("json_each(", $parameter, ")")
+    };
+}
+
+/// The one writer holds the whole database.
+macro_rules! for_update {
+    () => {
+        ""
+    };
+}
+
+#[allow(clippy::duplicate_mod, reason = "written once, compiled for each database")]
+#[path = "../repositories.rs"]
+mod repositories;
+#[allow(clippy::duplicate_mod, reason = "written once, compiled for each database")]
+#[path = "../screens.rs"]
+mod screens;
+#[allow(clippy::duplicate_mod, reason = "written once, compiled for each database")]
+#[path = "../tables.rs"]
+mod tables;
+
+type Db = Sqlite;
+pub(crate) use self::SqliteStore as Store;
+
+/// Blocks are a few kilobytes; with larger pages less of each page stays empty.
+const PAGE_BYTES: u32 = 16 * 1024;
+/// Blocks per statement: 16 values each, far from SQLite's 32 766.
+const BLOCKS_PER_STATEMENT: usize = 64;
+
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "initial", include_str!("../../../migrations/sqlite/0001_initial.sql")),
+    (2, "change counter", include_str!("../../../migrations/sqlite/0002_change_counter.sql")),
+];
+
+/// The store in one file. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct SqliteStore {
+    read: SqlitePool,
+    write: SqlitePool,
+}
+
+impl SqliteStore {
+    pub(crate) async fn open(path: &str, options: &StoreOptions) -> Result<Self> {
+        if path.is_empty() || path.contains(":memory:") {
+            return Err(Error::invalid(
+                "store url",
+                "sqlite:// needs the path of a file; memory: is a store of its own",
+            ));
+        }
+        let connect = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .page_size(PAGE_BYTES)
+            .journal_mode(SqliteJournalMode::Wal)
+            // Acknowledged means durable: in write-ahead mode only FULL syncs at every commit.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(options.wait_timeout)
+            .foreign_keys(true);
+        let write = pool(1, options.wait_timeout).connect_with(connect.clone()).await.map_err(fault)?;
+        migrator(&MIGRATIONS).run(&write).await.map_err(migration_fault)?;
+        let read = pool(options.max_connections, options.wait_timeout)
+            .connect_with(connect.pragma("query_only", "on"))
+            .await
+            .map_err(fault)?;
+        Ok(Self { read, write })
+    }
+
+    fn reader(&self) -> &SqlitePool {
+        &self.read
+    }
+
+    fn writer(&self) -> &SqlitePool {
+        &self.write
+    }
+
+    /// Takes the write lock at once: a transaction that reads first could not take it later without having to start over.
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>> {
+        self.write.begin_with("begin immediate").await.map_err(fault)
+    }
+
+    pub(crate) async fn ping(&self) -> Result<()> {
+        sqlx::query("select 1").execute(&self.read).await.map_err(fault)?;
+        Ok(())
+    }
+
+    pub(crate) async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+}
+
+fn pool(connections: u32, wait_timeout: Duration) -> SqlitePoolOptions {
+    // Local connections do not go stale: keep them.
+    SqlitePoolOptions::new()
+        .max_connections(connections.max(1))
+        .acquire_timeout(wait_timeout)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+}
+
+async fn write_blocks(tx: &mut Transaction<'static, Sqlite>, blocks: &[BlockWrite]) -> Result<()> {
+    for blocks in blocks.chunks(BLOCKS_PER_STATEMENT) {
+        let mut statement = QueryBuilder::<Sqlite>::new(
+            "insert into candle_block (series_id, timeframe, block_date, revision, candle_count, first_open_time, \
+             last_open_time, open, high, low, close, volume, open_interest, checksum, payload) ",
+        );
+        statement.push_values(blocks, |mut row, block| {
+            row.push_bind(block.series_id)
+                .push_bind(block.timeframe.as_str())
+                .push_bind(date_number(block.date))
+                .push_bind(signed(block.revision))
+                .push_bind(block.candle_count as i64)
+                .push_bind(block.first_open_time)
+                .push_bind(block.last_open_time)
+                .push_bind(block.summary.open)
+                .push_bind(block.summary.high)
+                .push_bind(block.summary.low)
+                .push_bind(block.summary.close)
+                .push_bind(block.summary.volume)
+                .push_bind(block.summary.open_interest)
+                .push_bind(i64::from(block.checksum))
+                .push_bind(&block.payload);
+        });
+        statement.push(
+            " on conflict (series_id, timeframe, block_date) do update set revision = excluded.revision, \
+             candle_count = excluded.candle_count, first_open_time = excluded.first_open_time, \
+             last_open_time = excluded.last_open_time, open = excluded.open, high = excluded.high, low = excluded.low, \
+             close = excluded.close, volume = excluded.volume, open_interest = excluded.open_interest, \
+             checksum = excluded.checksum, payload = excluded.payload",
+        );
+        statement.build().execute(&mut **tx).await.map_err(fault)?;
+    }
+    Ok(())
+}

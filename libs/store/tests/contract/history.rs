@@ -1,0 +1,143 @@
+//! Facts about revisions, the change log, and what is pruned of them.
+
+use futures::{StreamExt, TryStreamExt};
+use market::{TimeRange, Timeframe};
+use store::{Block, Error, Stores};
+
+use crate::candles::{DATE, DAY, MINUTE, Model, OPEN, frame, key, minutes, model, put, stored};
+
+pub(crate) async fn a_revision_repeats_its_answer_until_pruned(stores: &Stores) {
+    let key = key("NSE_EQ|A");
+    // Appends, an alteration, appends again, a row before the first, another day.
+    let puts = [
+        minutes(10, 11, 1.0),
+        minutes(11, 12, 1.0),
+        minutes(11, 12, 2.0),
+        minutes(12, 13, 1.0),
+        minutes(13, 15, 1.0),
+        minutes(0, 3, 1.0),
+        frame([(OPEN + DAY, 1.0, 1.0, None)]),
+        minutes(15, 16, 1.0),
+    ];
+    let mut models = vec![Model::new()];
+    for (index, rows) in puts.iter().enumerate() {
+        let now = (index as i64 + 1) * 100;
+        let outcome = put(stores, &key, rows, now).await;
+        assert_eq!(outcome.revision, index as u64 + 1);
+        let mut next = models[index].clone();
+        next.extend(model(rows));
+        models.push(next);
+    }
+    for (revision, want) in models.iter().enumerate() {
+        let got = stored(stores, &key, Timeframe::M1, Some(revision as u64)).await;
+        assert_eq!(got, *want, "as of {revision}");
+    }
+    for (at, revision) in [(99, None), (100, Some(1)), (550, Some(5)), (9_999, Some(8))] {
+        assert_eq!(stores.candles.revision_at(&key, at).await.unwrap(), revision);
+    }
+
+    // What was superseded before 450 goes: revision 4 superseded that of 3 at 400.
+    let pruned = stores.candles.prune(1_450, 1_000).await.unwrap();
+    assert_eq!((pruned.blocks, pruned.changes), (3, 4));
+    for (revision, want) in models.iter().enumerate().skip(4) {
+        assert_eq!(stored(stores, &key, Timeframe::M1, Some(revision as u64)).await, *want, "as of {revision}");
+    }
+    for revision in 0..4 {
+        let read: Result<Vec<Block>, Error> =
+            stores.candles.read(&key, Timeframe::M1, TimeRange::ALL, Some(revision)).try_collect().await;
+        assert!(matches!(read, Err(Error::Expired { oldest: 4, .. })), "as of {revision}: {read:?}");
+    }
+    assert!(matches!(stores.candles.revision_at(&key, 150).await, Err(Error::Expired { .. })));
+    assert!(matches!(stores.candles.changes(3, 10).await, Err(Error::Expired { oldest: 4, .. })));
+    assert_eq!(stores.candles.changes(4, 10).await.unwrap().len(), 4);
+    assert_eq!(stores.candles.prune(1_450, 1_000).await.unwrap(), store::Pruned::default());
+    assert_eq!(stored(stores, &key, Timeframe::M1, None).await, models[8]);
+}
+
+pub(crate) async fn a_stream_keeps_its_revision_while_others_write(stores: &Stores) {
+    let key = key("NSE_EQ|A");
+    let days = 90;
+    let rows = |price: f64| frame((0..days).map(|day| (OPEN + day * DAY, price, 1.0, None)));
+    put(stores, &key, &rows(1.0), 1).await;
+    let mut stream = stores.candles.read(&key, Timeframe::M1, TimeRange::ALL, None);
+    let mut read = model(&stream.next().await.unwrap().unwrap().frame);
+    put(stores, &key, &rows(2.0), 2).await;
+    put(stores, &key, &frame((0..days).map(|day| (OPEN + day * DAY + MINUTE, 3.0, 1.0, None))), 3).await;
+    while let Some(block) = stream.next().await {
+        let block = block.unwrap();
+        assert_eq!(block.revision, 1);
+        read.extend(model(&block.frame));
+    }
+    assert_eq!(read, model(&rows(1.0)));
+    assert_eq!(stored(stores, &key, Timeframe::M1, None).await.len() as i64, 2 * days);
+
+    // A prune in the middle ends the stream with an error, not with holes.
+    let mut stream = stores.candles.read(&key, Timeframe::M1, TimeRange::ALL, Some(2));
+    stream.next().await.unwrap().unwrap();
+    stores.candles.prune(10, 0).await.unwrap();
+    let rest: Vec<Result<Block, Error>> = stream.collect().await;
+    let count = rest.iter().filter(|block| block.is_ok()).count() as i64;
+    assert!(count == days - 1 || matches!(rest.last(), Some(Err(Error::Expired { .. }))), "{count}");
+}
+
+pub(crate) async fn changes_come_in_order_and_without_gaps(stores: &Stores) {
+    let (a, b) = (key("NSE_EQ|A"), key("NSE_EQ|B"));
+    let two_days = frame([(OPEN, 1.0, 1.0, None), (OPEN + DAY, 1.0, 1.0, None), (OPEN + DAY + MINUTE, 1.0, 1.0, None)]);
+    put(stores, &a, &two_days, 10).await;
+    put(stores, &b, &minutes(0, 1, 1.0), 20).await;
+    put(stores, &a, &frame([(OPEN, 1.0, 1.0, None)]), 30).await;
+    // A clock that runs behind does not turn the instrument's history around.
+    put(stores, &a, &minutes(4, 7, 1.0), 5).await;
+    let changes = stores.candles.changes(0, 100).await.unwrap();
+    let seen: Vec<_> =
+        changes.iter().map(|c| (c.sequence, c.key.code(), c.revision, c.first_open_time, c.last_open_time)).collect();
+    let want = [
+        (1, "A", 1, OPEN, OPEN),
+        (2, "A", 1, OPEN + DAY, OPEN + DAY + MINUTE),
+        (3, "B", 1, OPEN, OPEN),
+        (4, "A", 2, OPEN + 4 * MINUTE, OPEN + 6 * MINUTE),
+    ];
+    assert_eq!(seen, want);
+    assert_eq!(changes.iter().map(|change| change.changed_at).collect::<Vec<_>>(), [10, 10, 20, 10]);
+    assert!(changes.iter().all(|change| change.timeframe == Timeframe::M1));
+    assert_eq!(changes[0].trading_date, DATE);
+    assert_eq!(stores.candles.changes(1, 2).await.unwrap(), changes[1..3]);
+    assert!(stores.candles.changes(4, 2).await.unwrap().is_empty());
+    assert_eq!(stores.candles.last_sequence().await.unwrap(), 4);
+}
+
+pub(crate) async fn random_puts_equal_a_plain_map_at_every_revision(stores: &Stores) {
+    // A linear congruential generator (Knuth's MMIX constants): the same puts on every store.
+    let mut seed = 42_u64;
+    let mut random = move |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % below
+    };
+    let key = key("NSE_EQ|A");
+    let mut want = vec![Model::new()];
+    for step in 0..120 {
+        let mut at = OPEN + random(3) as i64 * DAY + random(60) as i64 * MINUTE;
+        let rows = frame((0..1 + random(40)).map(|_| {
+            at += (1 + random(4)) as i64 * MINUTE;
+            (at, 100.0 + random(2) as f64 / 4.0, random(3) as f64, (random(2) == 0).then_some(random(2) as f64))
+        }));
+        let before = want.last().unwrap().clone();
+        let mut after = before.clone();
+        after.extend(model(&rows));
+        let changed = after.iter().filter(|(at, row)| before.get(at) != Some(row)).count() as u64;
+        let outcome = put(stores, &key, &rows, step).await;
+        assert_eq!((outcome.stored, outcome.unchanged), (changed, rows.len() as u64 - changed));
+        if changed > 0 {
+            want.push(after);
+        }
+        assert_eq!(outcome.revision, want.len() as u64 - 1);
+    }
+    for (revision, want) in want.iter().enumerate() {
+        assert_eq!(stored(stores, &key, Timeframe::M1, Some(revision as u64)).await, *want, "as of {revision}");
+    }
+    let coverage = &stores.candles.coverage(&key).await.unwrap()[0];
+    let all = want.last().unwrap();
+    assert_eq!(coverage.candle_count as usize, all.len());
+    assert_eq!(Some(&coverage.first_open_time), all.keys().next());
+    assert_eq!(Some(&coverage.last_open_time), all.keys().next_back());
+}
