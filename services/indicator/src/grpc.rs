@@ -1,0 +1,189 @@
+//! The RPCs: parse, one call into the engine, render.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use kernels::indicator::{Info, Parameter, catalogue};
+use mesh::cache::{Cache, Source};
+use mesh::context::RequestContext;
+use mesh::engine::{Engines, answered_by};
+use mesh::{Drain, MAX_MESSAGE_BYTES, RemoteError, to_status};
+use prost::Message;
+use proto::convert::wire_column;
+use proto::indicator::batch_compute_indicators_response::Outcome;
+use proto::indicator::indicator_service_server::IndicatorService;
+use proto::indicator::{
+    BatchComputeIndicatorsRequest, BatchComputeIndicatorsResponse, ComputeIndicatorsRequest, ComputeIndicatorsResponse,
+    GetCacheStatisticsRequest, GetCacheStatisticsResponse, IndicatorInfo, ListIndicatorsRequest,
+    ListIndicatorsResponse, ParameterInfo,
+};
+use proto::wire::ItemError;
+use rollout::{Engine, Subject};
+use tonic::{Request, Response, Status};
+use tracing::Instrument;
+
+use crate::engine::{Answer, Error, Indicators};
+use crate::query::{self, Query};
+
+/// Rows of one answer; a message holds no more of a few columns, and Flight carries the rest faster.
+const MAX_ROWS: usize = 500_000;
+const BY_FLIGHT: &str = "take it by Arrow Flight (DoGet of an IndicatorsTicket) or ask for a shorter range";
+
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) indicators: Arc<Indicators>,
+    pub(crate) engines: Engines,
+    pub(crate) cache: Cache,
+    pub(crate) batch_concurrency: usize,
+    pub(crate) drain: Drain,
+}
+
+#[tonic::async_trait]
+impl IndicatorService for Service {
+    type BatchComputeIndicatorsStream = BoxStream<'static, Result<BatchComputeIndicatorsResponse, Status>>;
+
+    async fn compute_indicators(
+        &self,
+        request: Request<ComputeIndicatorsRequest>,
+    ) -> Result<Response<ComputeIndicatorsResponse>, Status> {
+        let engine = self.engines.choose(Subject::Indicator, request.metadata())?;
+        let query = Query::try_from(request.into_inner()).map_err(|error| to_status(&error))?;
+        let answer = self.indicators.compute(engine, &query).await.and_then(render);
+        let mut response = Response::new(answer.map_err(|error| to_status(&error))?);
+        answered_by(response.metadata_mut(), engine);
+        Ok(response)
+    }
+
+    async fn batch_compute_indicators(
+        &self,
+        request: Request<BatchComputeIndicatorsRequest>,
+    ) -> Result<Response<Self::BatchComputeIndicatorsStream>, Status> {
+        let engine = self.engines.choose(Subject::Indicator, request.metadata())?;
+        let queries = query::batch(request.get_ref()).map_err(|error| to_status(&error))?;
+        let keys: Vec<_> = queries.iter().map(|query| query.key.clone()).collect();
+        let revisions = self.indicators.revisions(&keys).await.map_err(|error| to_status(&error))?;
+        let items = items(Arc::clone(&self.indicators), engine, queries, revisions, self.batch_concurrency);
+        let mut response = Response::new(until_drained(items, self.drain.clone()));
+        answered_by(response.metadata_mut(), engine);
+        Ok(response)
+    }
+
+    async fn list_indicators(
+        &self,
+        _request: Request<ListIndicatorsRequest>,
+    ) -> Result<Response<ListIndicatorsResponse>, Status> {
+        Ok(Response::new(ListIndicatorsResponse { indicators: catalogue().iter().map(info).collect() }))
+    }
+
+    async fn get_cache_statistics(
+        &self,
+        _request: Request<GetCacheStatisticsRequest>,
+    ) -> Result<Response<GetCacheStatisticsResponse>, Status> {
+        let statistics = self.cache.statistics().await;
+        Ok(Response::new(GetCacheStatisticsResponse {
+            local_hits: statistics.local_hits,
+            shared_hits: statistics.shared_hits,
+            misses: statistics.misses,
+            local_entries: statistics.local_entries,
+            local_bytes: statistics.local_bytes,
+            shared_errors: statistics.shared_errors,
+        }))
+    }
+}
+
+/// Answers each query as it is ready, a bounded number at a time; ends with its reader.
+///
+/// The stream is read after the handler has returned, so the request's context is carried over by hand.
+fn items(
+    indicators: Arc<Indicators>,
+    engine: Engine,
+    queries: Vec<Query>,
+    revisions: Vec<u64>,
+    concurrency: usize,
+) -> BoxStream<'static, BatchComputeIndicatorsResponse> {
+    let (context, span) = (RequestContext::current(), tracing::Span::current());
+    let answer = move |(query, current): (Query, u64)| {
+        let (indicators, context, span) = (Arc::clone(&indicators), context.clone(), span.clone());
+        let answer = async move {
+            let outcome = match indicators.compute_at(engine, &query, current).await.and_then(render) {
+                Ok(answer) => Outcome::Answer(answer),
+                Err(error) => Outcome::Error(item_error(&error)),
+            };
+            BatchComputeIndicatorsResponse { instrument_key: query.key.to_string(), outcome: Some(outcome) }
+        };
+        async move {
+            match context {
+                Some(context) => context.scope(answer).await,
+                None => answer.await,
+            }
+        }
+        .instrument(span)
+    };
+    stream::iter(queries.into_iter().zip(revisions)).map(answer).buffer_unordered(concurrency).boxed()
+}
+
+/// Passes items on until the drain starts. A batch cut short ends with UNAVAILABLE, so that it is not taken for a whole one.
+fn until_drained<T: Send + 'static>(
+    items: BoxStream<'static, T>,
+    drain: Drain,
+) -> BoxStream<'static, Result<T, Status>> {
+    stream::unfold(Some((items, drain)), |state| async move {
+        let (mut items, drain) = state?;
+        tokio::select! {
+            biased;
+            () = drain.started() => Some((Err(to_status(&Error::Draining)), None)),
+            item = items.next() => item.map(|item| (Ok(item), Some((items, drain)))),
+        }
+    })
+    .boxed()
+}
+
+/// Refuses what does not fit a message.
+fn render(answer: Answer) -> Result<ComputeIndicatorsResponse, Error> {
+    let rows = answer.table.open_time.len();
+    if rows > MAX_ROWS {
+        return Err(Error::Limit { what: "rows of an answer", found: rows, limit: MAX_ROWS, way: BY_FLIGHT });
+    }
+    let columns = answer.table.columns.into_iter().map(|column| wire_column(&column.name, column.values));
+    let message = ComputeIndicatorsResponse {
+        instrument_key: answer.key.to_string(),
+        timeframe: answer.timeframe.to_string(),
+        revision: answer.revision,
+        open_time_ms: answer.table.open_time,
+        columns: columns.collect(),
+        cached: answer.source != Source::Computed,
+        compute_ms: answer.compute.as_secs_f64() * 1e3,
+    };
+    // A batch wraps the answer in a few bytes more.
+    let (found, limit) = (message.encoded_len(), MAX_MESSAGE_BYTES - 1024);
+    if found > limit {
+        return Err(Error::Limit { what: "bytes of an answer", found, limit, way: BY_FLIGHT });
+    }
+    Ok(message)
+}
+
+/// An item's error says what a status of its own would.
+fn item_error(error: &Error) -> ItemError {
+    let RemoteError { code, reason, message, .. } = RemoteError::from_status(&to_status(error));
+    ItemError { code: code as i32, reason, message }
+}
+
+fn info(info: &Info) -> IndicatorInfo {
+    let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+    let parameter = |parameter: &Parameter| ParameterInfo {
+        name: parameter.name.to_owned(),
+        default_value: parameter.default,
+        min_value: parameter.min,
+        max_value: parameter.max,
+    };
+    IndicatorInfo {
+        name: info.name.to_owned(),
+        summary: info.summary.to_owned(),
+        parameters: info.parameters.iter().map(parameter).collect(),
+        // The trading day is not a column of candles; it follows from their open time.
+        inputs: names(info.inputs).into_iter().filter(|name| name != "day").collect(),
+        // A single output is the column itself and has no suffix.
+        outputs: if info.outputs.len() > 1 { names(info.outputs) } else { Vec::new() },
+    }
+}
