@@ -18,6 +18,8 @@ use crate::config::ConfigError;
 const SHARED_TIMEOUT: Duration = Duration::from_millis(150);
 /// Pause between attempts while Redis is not reachable, so that a dead one costs one time-out per pause, not per request.
 const SHARED_PAUSE: Duration = Duration::from_secs(1);
+/// Largest value shared: a larger one would hold the connection, and everybody behind it, longer than computing anew.
+const MAX_SHARED_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of the checksum in front of a shared value.
 const CHECKSUM_BYTES: usize = 4;
 
@@ -162,6 +164,9 @@ impl Cache {
     /// Writes behind the answer; the caller does not wait.
     fn put_shared(&self, key: &Arc<str>, value: &Bytes) {
         let Some(shared) = self.shared.as_ref().filter(|shared| !shared.paused.load(Ordering::Relaxed)) else { return };
+        if value.len() > MAX_SHARED_BYTES {
+            return;
+        }
         let (cache, shared, key, sealed) = (self.clone(), Arc::clone(shared), Arc::clone(key), seal(value));
         tokio::spawn(async move {
             let mut connection = shared.connection.clone();

@@ -16,10 +16,13 @@ use crate::{DECISIONS_HEADER, REQUEST_ID_HEADER};
 /// A channel that forwards deadline, request id, trace and engine decisions.
 pub type MeshChannel = InterceptedService<Channel, ForwardContext>;
 
-/// Frames up to this size halve the cost of bulk transfers against the default of 16 KiB (see docs/benchmarks).
+/// Bulk frames over loopback: 1.7 GB/s with the default of 16 KiB, 4.1 GB/s with 1 MiB and these windows.
 const MAX_FRAME_BYTES: u32 = 1024 * 1024;
-const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Bytes a stream may have unread: what bounds the memory of a slow reader.
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// The protocol's maximum, so that only streams are throttled. With a smaller window, unread bulk streams use it up, and
+/// a call whose answer they wait for, on the same connection, never gets through: a deadlock, seen with eight of them.
+const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Opens a lazily connecting channel to `http://host:port`.

@@ -20,8 +20,11 @@ use crate::config::{ConfigError, ServerConfig};
 
 /// As on the client's side; see there.
 const MAX_FRAME_BYTES: u32 = 1024 * 1024;
-const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Bytes a stream may have unread: what bounds the memory of a slow reader.
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// The protocol's maximum, so that only streams are throttled. With a smaller window, unread bulk streams use it up, and
+/// a call whose answer they wait for, on the same connection, never gets through: a deadlock, seen with eight of them.
+const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// Streams per connection: one well-behaved client needs far fewer, and a flood is cut early.
 const MAX_CONCURRENT_STREAMS: u32 = 1024;
 

@@ -21,8 +21,8 @@ const UNREADABLE_ENTRIES: &str = "candlemesh_indicator_unreadable_entries_total"
 
 /// Part of the key: raised when the encoding of entries changes.
 const ENTRY_VERSION: u32 = 1;
-/// Largest answer kept: 75 000 rows of the D3 set. Larger ones would push out hundreds of others and stall Redis.
-const MAX_ENTRY_BYTES: usize = 8 * 1024 * 1024;
+/// Largest answer kept: 300 000 rows of the D3 set. A larger one would push out too many others.
+const MAX_ENTRY_BYTES: usize = 32 * 1024 * 1024;
 /// Entries up to this size are decoded where they arrive, in some ten microseconds; larger ones on the pool.
 const MAX_INLINE_BYTES: usize = 64 * 1024;
 /// Looks at the cache per request. A caller that shares another's computation shares its failure, also when only the other's deadline
