@@ -1,0 +1,189 @@
+//! The gRPC service: parse, one call into the engine, render.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use market::Millis;
+use mesh::context::RequestContext;
+use mesh::engine::{Engines, answered_by};
+use mesh::{Drain, MAX_MESSAGE_BYTES, RemoteError, to_status};
+use prost::Message;
+use proto::aggregation::aggregation_service_server::AggregationService;
+use proto::aggregation::batch_get_candles_response::Outcome;
+use proto::aggregation::{
+    BatchGetCandlesRequest, BatchGetCandlesResponse, GetCandlesRequest, GetCandlesResponse, GetMultiCandlesRequest,
+    GetMultiCandlesResponse,
+};
+use proto::convert;
+use proto::wire::ItemError;
+use rollout::{Engine, Subject};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use crate::engine::{Aggregator, Batch, Error};
+use crate::query::{self, Query};
+
+/// The service's handlers.
+#[derive(Debug)]
+pub(crate) struct Handlers {
+    pub(crate) aggregator: Arc<Aggregator>,
+    pub(crate) engines: Engines,
+    pub(crate) drain: Drain,
+}
+
+/// The wall clock, read once per request.
+pub(crate) fn now() -> Millis {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since_epoch.as_millis()).unwrap_or(Millis::MAX)
+}
+
+impl Handlers {
+    fn choose(&self, metadata: &MetadataMap) -> Result<Engine, Status> {
+        self.engines.choose(Subject::Aggregation, metadata)
+    }
+}
+
+fn answered<T>(message: T, engine: Engine) -> Response<T> {
+    let mut response = Response::new(message);
+    answered_by(response.metadata_mut(), engine);
+    response
+}
+
+#[tonic::async_trait]
+impl AggregationService for Handlers {
+    type BatchGetCandlesStream = BoxStream<'static, Result<BatchGetCandlesResponse, Status>>;
+
+    #[tracing::instrument(skip_all, fields(instrument = request.get_ref().instrument_key, timeframe = request.get_ref().timeframe, rows))]
+    async fn get_candles(&self, request: Request<GetCandlesRequest>) -> Result<Response<GetCandlesResponse>, Status> {
+        let engine = self.choose(request.metadata())?;
+        let query = Query::try_from(request.into_inner()).map_err(|error| to_status(&error))?;
+        let limit = self.aggregator.config.max_candles;
+        let outcome = get(&self.aggregator, engine, query, now(), limit).await;
+        let (message, _) = outcome.map_err(|error| to_status(&error))?;
+        tracing::Span::current().record("rows", message.candles.len());
+        Ok(answered(message, engine))
+    }
+
+    #[tracing::instrument(skip_all, fields(instrument = request.get_ref().instrument_key))]
+    async fn get_multi_candles(
+        &self,
+        request: Request<GetMultiCandlesRequest>,
+    ) -> Result<Response<GetMultiCandlesResponse>, Status> {
+        let engine = self.choose(request.metadata())?;
+        let queries = query::per_timeframe(request.into_inner()).map_err(|error| to_status(&error))?;
+        let outcome = get_multi(&self.aggregator, engine, queries, now()).await;
+        Ok(answered(outcome.map_err(|error| to_status(&error))?, engine))
+    }
+
+    #[tracing::instrument(skip_all, fields(instruments = request.get_ref().instrument_keys.len()))]
+    async fn batch_get_candles(
+        &self,
+        request: Request<BatchGetCandlesRequest>,
+    ) -> Result<Response<Self::BatchGetCandlesStream>, Status> {
+        let engine = self.choose(request.metadata())?;
+        let queries = query::per_instrument(request.into_inner()).map_err(|error| to_status(&error))?;
+        let (now, context) = (now(), RequestContext::current());
+        let aggregator = Arc::clone(&self.aggregator);
+        let concurrency = aggregator.config.batch_concurrency.max(1);
+        let items = futures::stream::iter(queries)
+            .map(move |query| in_context(context.clone(), item(Arc::clone(&aggregator), engine, query, now)))
+            .buffer_unordered(concurrency);
+        Ok(answered(until_drained(items, self.drain.clone()).boxed(), engine))
+    }
+}
+
+/// An answer as a message, and its size in bytes.
+async fn get(
+    aggregator: &Aggregator,
+    engine: Engine,
+    query: Query,
+    now: Millis,
+    limit: usize,
+) -> Result<(GetCandlesResponse, usize), Error> {
+    let (revision, batch) = aggregator.collect(engine, query.clone(), now, limit).await?;
+    aggregator.pool.run(move || render(&query, revision, batch)).await?
+}
+
+/// All timeframes at the revision of the first; the limits hold for all together.
+async fn get_multi(
+    aggregator: &Aggregator,
+    engine: Engine,
+    queries: Vec<Query>,
+    now: Millis,
+) -> Result<GetMultiCandlesResponse, Error> {
+    let limit = aggregator.config.max_candles;
+    let mut message = GetMultiCandlesResponse::default();
+    let (mut candles, mut bytes) = (0, 0);
+    for query in queries {
+        let revision = message.answers.first().map(|answer| answer.revision);
+        let outcome = get(aggregator, engine, Query { revision, ..query }, now, limit - candles).await;
+        let (answer, size) = outcome.map_err(|error| match error {
+            Error::TooManyCandles { .. } => Error::TooManyCandles { limit },
+            other => other,
+        })?;
+        candles += answer.candles.len();
+        bytes += size;
+        check_size(bytes)?;
+        message.answers.push(answer);
+    }
+    Ok(message)
+}
+
+async fn item(aggregator: Arc<Aggregator>, engine: Engine, query: Query, now: Millis) -> BatchGetCandlesResponse {
+    let instrument_key = query.key.to_string();
+    let limit = aggregator.config.max_candles;
+    let outcome = match get(&aggregator, engine, query, now, limit).await {
+        Ok((answer, _)) => Outcome::Answer(answer),
+        Err(error) => {
+            let fault = RemoteError::from_status(&to_status(&error));
+            Outcome::Error(ItemError { code: fault.code as i32, reason: fault.reason, message: fault.message })
+        }
+    };
+    BatchGetCandlesResponse { instrument_key, outcome: Some(outcome) }
+}
+
+/// Streams are polled after the handler has returned, so the request's context is carried along.
+async fn in_context<F: Future>(context: Option<RequestContext>, future: F) -> F::Output {
+    match context {
+        Some(context) => context.scope(future).await,
+        None => future.await,
+    }
+}
+
+/// Ends a stream with UNAVAILABLE when the drain starts, so that nobody takes part of a batch for all of it.
+fn until_drained<T: Send>(
+    items: impl Stream<Item = T> + Send + Unpin,
+    drain: Drain,
+) -> impl Stream<Item = Result<T, Status>> + Send {
+    futures::stream::unfold(Some((items, drain)), |state| async move {
+        let (mut items, drain) = state?;
+        let drained = drain.clone();
+        match futures::future::select(std::pin::pin!(drained.started()), items.next()).await {
+            futures::future::Either::Left(_) => Some((Err(Status::unavailable("the server is draining")), None)),
+            futures::future::Either::Right((item, _)) => item.map(|item| (Ok(item), Some((items, drain)))),
+        }
+    })
+}
+
+fn render(query: &Query, revision: u64, batch: Batch) -> Result<(GetCandlesResponse, usize), Error> {
+    let names = query.columns();
+    let message = GetCandlesResponse {
+        instrument_key: query.key.to_string(),
+        timeframe: query.timeframe.to_string(),
+        revision,
+        candles: convert::wire_bucket_candles(&batch.buckets),
+        columns: names.iter().zip(batch.columns).map(|(name, values)| convert::wire_column(name, values)).collect(),
+    };
+    let bytes = message.encoded_len();
+    check_size(bytes)?;
+    Ok((message, bytes))
+}
+
+fn check_size(bytes: usize) -> Result<(), Error> {
+    match bytes > MAX_MESSAGE_BYTES {
+        true => Err(Error::MessageTooLarge { bytes, limit: MAX_MESSAGE_BYTES }),
+        false => Ok(()),
+    }
+}
