@@ -1,0 +1,179 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use mesh::telemetry::Telemetry;
+use mesh::{Drain, StartError};
+
+use crate::client::{self, Connection};
+use crate::config::{Config, Overrides};
+use crate::demo::{self, DemoArgs};
+use crate::roles::{self, Role};
+use crate::up::{self, Mesh};
+
+/// Exit status of a configuration that cannot be used (EX_USAGE).
+const EXIT_CONFIG: u8 = 64;
+
+/// Market-data analytics: minute candles in; candles of any timeframe, indicators, sequences, screens and studies out.
+#[derive(Debug, Parser)]
+#[command(name = "candlemesh", version, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the whole mesh in this process, on SQLite under a data directory.
+    Up(UpArgs),
+    /// Runs one role of a distributed mesh.
+    Serve(ServeArgs),
+    /// Shows the whole mesh at work on a file, a folder, or a generated market.
+    Demo(DemoArgs),
+    /// Loads candle files.
+    Load(client::load::LoadArgs),
+    /// Candles of any timeframe.
+    Candles(client::query::CandlesArgs),
+    /// Technical indicators.
+    Indicators(client::query::IndicatorsArgs),
+    /// Sequences of strong moves, their metrics and patterns.
+    Sequences(client::query::SequencesArgs),
+    /// The filter pipeline over the universe.
+    Screen(client::query::ScreenArgs),
+    /// Last prices.
+    Quotes(client::query::QuotesArgs),
+    /// Strategy studies.
+    Study {
+        #[command(subcommand)]
+        command: client::study::StudyCommand,
+    },
+    /// Which engine answers what share of the traffic.
+    Rollout {
+        #[command(subcommand)]
+        command: client::rollout::RolloutCommand,
+    },
+    /// Asks a server's health; exit status 0 when it serves.
+    Health {
+        /// Address of the server.
+        #[arg(long)]
+        target: String,
+    },
+    /// Prints the effective configuration and where each value comes from.
+    Config {
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct UpArgs {
+    /// Where the database lies; created when missing.
+    #[arg(long, default_value = "candlemesh-data")]
+    data_dir: PathBuf,
+    /// Address of the gateway: gRPC, Flight and REST on one port.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Written when everything serves: JSON with one address per role.
+    #[arg(long)]
+    ready_file: Option<PathBuf>,
+    /// YAML file of settings.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Address of /metrics.
+    #[arg(long)]
+    metrics_listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, clap::Args)]
+struct ServeArgs {
+    role: Role,
+    /// Address of the role's listener.
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+    /// Engines of this process: v1, v2 or v1,v2.
+    #[arg(long)]
+    engines: Option<String>,
+    /// Address of /metrics.
+    #[arg(long)]
+    metrics_listen: Option<SocketAddr>,
+    /// Written when the role serves.
+    #[arg(long)]
+    ready_file: Option<PathBuf>,
+    /// YAML file of settings.
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+/// Runs a command to its exit status.
+pub async fn run(cli: Cli) -> ExitCode {
+    let connection = &cli.connection;
+    let outcome = match &cli.command {
+        Command::Up(args) => up(args).await.map_err(anyhow::Error::from).map(|()| ExitCode::SUCCESS),
+        Command::Serve(args) => serve(args).await.map_err(anyhow::Error::from).map(|()| ExitCode::SUCCESS),
+        Command::Demo(args) => demo::run(args).await,
+        Command::Load(args) => client::load::run(connection, args).await,
+        Command::Candles(args) => done(client::query::run_candles(connection, args).await),
+        Command::Indicators(args) => done(client::query::run_indicators(connection, args).await),
+        Command::Sequences(args) => done(client::query::run_sequences(connection, args).await),
+        Command::Screen(args) => done(client::query::run_screen(connection, args).await),
+        Command::Quotes(args) => done(client::query::run_quotes(connection, args).await),
+        Command::Study { command } => done(client::study::run(connection, command).await),
+        Command::Rollout { command } => done(client::rollout::run(connection, command).await),
+        Command::Health { target } => done(client::health::check(target).await),
+        Command::Config { config } => done(print_config(config.as_ref())),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("candlemesh: {error:#}");
+        match error.downcast_ref::<StartError>() {
+            Some(StartError::Config(_)) => ExitCode::from(EXIT_CONFIG),
+            _ => ExitCode::FAILURE,
+        }
+    })
+}
+
+fn done(outcome: Result<()>) -> Result<ExitCode> {
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+async fn up(args: &UpArgs) -> Result<(), StartError> {
+    let overrides = Overrides { listen: Some(args.listen), metrics_listen: args.metrics_listen, ..Default::default() };
+    let config = Config::load(args.config.as_ref(), &overrides)?.config;
+    let telemetry = Telemetry::install("up", &config.telemetry)?;
+    let drain = Drain::on_signal()?;
+    if let Some(listen) = config.metrics_listen {
+        mesh::telemetry::serve_metrics(listen, drain.clone()).await?;
+    }
+    let mesh = Mesh::start(config, Some(&args.data_dir), drain).await?;
+    if let Some(path) = &args.ready_file {
+        up::write_ready_file(path, mesh.addresses())?;
+    }
+    tracing::info!(gateway = %mesh.gateway(), "the mesh serves");
+    let outcome = mesh.wait().await;
+    telemetry.shutdown().await;
+    outcome
+}
+
+async fn serve(args: &ServeArgs) -> Result<(), StartError> {
+    let overrides =
+        Overrides { listen: args.listen, metrics_listen: args.metrics_listen, engines: args.engines.clone() };
+    let config = Config::load(args.config.as_ref(), &overrides)?.config;
+    let telemetry = Telemetry::install(args.role.as_str(), &config.telemetry)?;
+    let drain = Drain::on_signal()?;
+    let outcome = roles::serve(args.role, &config, args.ready_file.as_deref(), drain).await;
+    telemetry.shutdown().await;
+    outcome
+}
+
+fn print_config(file: Option<&PathBuf>) -> Result<()> {
+    let loaded = Config::load(file, &Overrides::default()).map_err(StartError::from)?;
+    for origin in &loaded.origins {
+        println!("{:<36} {:<32} {}", origin.key, origin.value, origin.source);
+    }
+    Ok(())
+}

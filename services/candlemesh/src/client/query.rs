@@ -1,0 +1,344 @@
+//! `candles`, `indicators`, `sequences`, `screen`, `quotes`: one question, one table or JSON.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use market::{InstrumentKey, Timeframe};
+use prost::Message;
+use proto::aggregation::aggregation_service_client::AggregationServiceClient;
+use proto::aggregation::{GetCandlesRequest, GetCandlesResponse};
+use proto::convert;
+use proto::indicator::indicator_service_client::IndicatorServiceClient;
+use proto::indicator::{ComputeIndicatorsRequest, ComputeIndicatorsResponse};
+use proto::ingestion::ingestion_service_client::IngestionServiceClient;
+use proto::ingestion::{GetQuotesRequest, quote_outcome};
+use proto::sequence::sequence_service_client::SequenceServiceClient;
+use proto::sequence::{AnalyzeSequencesRequest, RunFilterPipelineRequest, ScreenRow};
+use tonic::{Request, Response};
+
+use super::{Connection, RangeArgs, short, with_deadline};
+
+/// Rows printed from the end of a long answer; `--json` has them all.
+const PRINTED_ROWS: usize = 20;
+/// Time given to one question.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// `candles`' arguments.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CandlesArgs {
+    /// For example "NSE_EQ|INE002A01018".
+    pub instrument: InstrumentKey,
+    /// 1m 2m 3m 5m 10m 15m 30m 1h 2h 4h 1d 1w 1mo.
+    #[arg(default_value = "1d")]
+    pub timeframe: Timeframe,
+    #[command(flatten)]
+    pub range: RangeArgs,
+    /// Fill session gaps with the previous close and volume 0.
+    #[arg(long)]
+    pub gap_fill: bool,
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `indicators`' arguments.
+#[derive(Debug, Clone, clap::Args)]
+pub struct IndicatorsArgs {
+    pub instrument: InstrumentKey,
+    #[arg(default_value = "1d")]
+    pub timeframe: Timeframe,
+    /// For example sma:9 or macd:12,26,9; repeat for several. Default: the standard set.
+    #[arg(long = "indicator", short = 'i')]
+    pub indicators: Vec<String>,
+    #[command(flatten)]
+    pub range: RangeArgs,
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `sequences`' arguments.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SequencesArgs {
+    pub instrument: InstrumentKey,
+    #[arg(default_value = "1d")]
+    pub timeframe: Timeframe,
+    #[command(flatten)]
+    pub range: RangeArgs,
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `screen`'s arguments.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ScreenArgs {
+    /// Instruments; none: the whole universe.
+    pub instruments: Vec<InstrumentKey>,
+    /// YYYY-MM-DD; default: the latest date with data.
+    #[arg(long)]
+    pub date: Option<String>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `quotes`' arguments.
+#[derive(Debug, Clone, clap::Args)]
+pub struct QuotesArgs {
+    #[arg(required = true)]
+    pub instruments: Vec<InstrumentKey>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The engine that answered.
+pub fn engine_of<T>(response: &Response<T>) -> String {
+    let engine = response.metadata().get(mesh::ENGINE_HEADER).and_then(|value| value.to_str().ok());
+    engine.unwrap_or("-").to_owned()
+}
+
+/// Asks for candles.
+pub async fn candles(connection: &Connection, request: GetCandlesRequest) -> Result<(String, GetCandlesResponse)> {
+    let mut client =
+        AggregationServiceClient::new(connection.channel()?).max_decoding_message_size(mesh::MAX_MESSAGE_BYTES);
+    let mut call = Request::new(request);
+    call.set_timeout(DEADLINE);
+    let response = client.get_candles(call).await.map_err(|status| connection.explain(status))?;
+    Ok((engine_of(&response), response.into_inner()))
+}
+
+/// Asks for indicators.
+pub async fn indicators(
+    connection: &Connection,
+    request: ComputeIndicatorsRequest,
+) -> Result<(String, ComputeIndicatorsResponse)> {
+    let mut client =
+        IndicatorServiceClient::new(connection.channel()?).max_decoding_message_size(mesh::MAX_MESSAGE_BYTES);
+    let mut call = Request::new(request);
+    call.set_timeout(DEADLINE);
+    let response = client.compute_indicators(call).await.map_err(|status| connection.explain(status))?;
+    Ok((engine_of(&response), response.into_inner()))
+}
+
+/// Prints a message as protobuf JSON.
+pub fn print_json<M: Message>(message: &M, name: &str) -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(&json_of(message, name)?)?);
+    Ok(())
+}
+
+/// A message as protobuf JSON; `name` is its full name.
+pub fn json_of<M: Message>(message: &M, name: &str) -> Result<serde_json::Value> {
+    let descriptor = proto::json::pool().get_message_by_name(name);
+    let descriptor = descriptor.ok_or_else(|| anyhow::anyhow!("{name} is no message of this project"))?;
+    Ok(proto::json::decode(descriptor, &message.encode_to_vec())?)
+}
+
+/// `candles`.
+pub async fn run_candles(connection: &Connection, args: &CandlesArgs) -> Result<()> {
+    let request = GetCandlesRequest {
+        instrument_key: args.instrument.to_string(),
+        timeframe: args.timeframe.to_string(),
+        range: Some(convert::wire_range(args.range.range()?)),
+        gap_fill: args.gap_fill,
+        ..Default::default()
+    };
+    let (engine, answer) = candles(connection, request).await?;
+    if args.json {
+        return print_json(&answer, "candlemesh.aggregation.v1.GetCandlesResponse");
+    }
+    println!(
+        "{} {}  {} candles, engine {engine}, revision {}",
+        answer.instrument_key,
+        answer.timeframe,
+        answer.candles.len(),
+        answer.revision
+    );
+    println!("{:<25} {:>12} {:>12} {:>12} {:>12} {:>14}  bars", "open time", "open", "high", "low", "close", "volume");
+    let skipped = answer.candles.len().saturating_sub(PRINTED_ROWS);
+    for candle in &answer.candles[skipped..] {
+        let at = candle.open_time.as_ref().and_then(convert::millis).unwrap_or_default();
+        let mark = if candle.complete { "" } else { " partial" };
+        println!(
+            "{:<25} {:>12} {:>12} {:>12} {:>12} {:>14}  {}/{}{mark}",
+            market::format_millis(at),
+            short(candle.open),
+            short(candle.high),
+            short(candle.low),
+            short(candle.close),
+            candle.volume,
+            candle.source_count,
+            candle.expected_count
+        );
+    }
+    print_skipped(skipped);
+    Ok(())
+}
+
+fn print_skipped(skipped: usize) {
+    if skipped > 0 {
+        println!("({skipped} earlier rows not shown; --json has them all)");
+    }
+}
+
+/// `indicators`.
+pub async fn run_indicators(connection: &Connection, args: &IndicatorsArgs) -> Result<()> {
+    let request = ComputeIndicatorsRequest {
+        instrument_key: args.instrument.to_string(),
+        timeframe: args.timeframe.to_string(),
+        range: Some(convert::wire_range(args.range.range()?)),
+        indicators: args.indicators.clone(),
+        ..Default::default()
+    };
+    let (engine, answer) = indicators(connection, request).await?;
+    if args.json {
+        return print_json(&answer, "candlemesh.indicator.v1.ComputeIndicatorsResponse");
+    }
+    println!(
+        "{} {}  {} rows, engine {engine}, revision {}{}",
+        answer.instrument_key,
+        answer.timeframe,
+        answer.open_time_ms.len(),
+        answer.revision,
+        if answer.cached { ", cached" } else { "" }
+    );
+    let columns: Vec<_> = answer.columns.iter().map(|column| (&column.name, convert::column_values(column))).collect();
+    let width = |name: &str| name.len().max(12);
+    print!("{:<25}", "open time");
+    for (name, _) in &columns {
+        print!(" {name:>width$}", width = width(name));
+    }
+    println!();
+    let skipped = answer.open_time_ms.len().saturating_sub(PRINTED_ROWS);
+    for row in skipped..answer.open_time_ms.len() {
+        print!("{:<25}", market::format_millis(answer.open_time_ms[row]));
+        for (name, values) in &columns {
+            let text = values.get(row).copied().flatten().map_or("-".to_owned(), short);
+            print!(" {text:>width$}", width = width(name));
+        }
+        println!();
+    }
+    print_skipped(skipped);
+    Ok(())
+}
+
+/// `sequences`.
+pub async fn run_sequences(connection: &Connection, args: &SequencesArgs) -> Result<()> {
+    let mut client = SequenceServiceClient::new(connection.channel()?);
+    let request = AnalyzeSequencesRequest {
+        instrument_key: args.instrument.to_string(),
+        timeframe: args.timeframe.to_string(),
+        range: Some(convert::wire_range(args.range.range()?)),
+        ..Default::default()
+    };
+    let response = with_deadline(DEADLINE, client.analyze_sequences(request)).await;
+    let response = response.map_err(|status| connection.explain(status))?;
+    let engine = engine_of(&response);
+    let answer = response.into_inner();
+    if args.json {
+        return print_json(&answer, "candlemesh.sequence.v1.AnalyzeSequencesResponse");
+    }
+    let metrics = answer.metrics.unwrap_or_default();
+    println!(
+        "{} {}  {} candles, {} sequences, engine {engine}",
+        answer.instrument_key, answer.timeframe, answer.candle_count, metrics.sequence_count
+    );
+    println!(
+        "quality {:.3}  continuity {:.3}  momentum {:.3}  mean length {:.2}",
+        metrics.quality, metrics.continuity, metrics.momentum, metrics.mean_length
+    );
+    println!(
+        "{:<8} {:<6} {:>6} {:>10} {:>9} {:>20}",
+        "kind", "dir", "length", "frequency", "strength", "success (95 %)"
+    );
+    for pattern in answer.patterns.iter().take(PRINTED_ROWS) {
+        let direction = pattern.direction().as_str_name().trim_start_matches("DIRECTION_").to_ascii_lowercase();
+        let kind = pattern.kind().as_str_name().trim_start_matches("SEQUENCE_KIND_").to_ascii_lowercase();
+        println!(
+            "{kind:<8} {direction:<6} {:>6} {:>10} {:>9.3} {:>6.1} % ({:.0}-{:.0})",
+            pattern.length,
+            pattern.frequency,
+            pattern.mean_strength,
+            pattern.success_rate * 100.0,
+            pattern.success_lower * 100.0,
+            pattern.success_upper * 100.0
+        );
+    }
+    Ok(())
+}
+
+/// `screen`.
+pub async fn run_screen(connection: &Connection, args: &ScreenArgs) -> Result<()> {
+    let mut client =
+        SequenceServiceClient::new(connection.channel()?).max_decoding_message_size(mesh::MAX_MESSAGE_BYTES);
+    let request = RunFilterPipelineRequest {
+        instrument_keys: args.instruments.iter().map(ToString::to_string).collect(),
+        date: args.date.clone().unwrap_or_default(),
+        ..Default::default()
+    };
+    let response = with_deadline(DEADLINE, client.run_filter_pipeline(request)).await;
+    let answer = response.map_err(|status| connection.explain(status))?.into_inner();
+    if args.json {
+        return print_json(&answer, "candlemesh.sequence.v1.RunFilterPipelineResponse");
+    }
+    println!("screen of {}", answer.date);
+    for stage in &answer.metrics {
+        println!(
+            "  {:<12} {:>5} in {:>5} passed {:>5} failed",
+            stage.stage, stage.processed, stage.passed, stage.failed
+        );
+    }
+    print_side("bullish", &answer.bullish);
+    print_side("bearish", &answer.bearish);
+    println!("rejected: {}", answer.rejected.len());
+    for rejection in answer.rejected.iter().take(PRINTED_ROWS) {
+        println!("  {:<28} {:<12} {}", rejection.instrument_key, rejection.stage, rejection.reason);
+    }
+    let more = answer.rejected.len().saturating_sub(PRINTED_ROWS);
+    if more > 0 {
+        println!("  ({more} more with --json)");
+    }
+    Ok(())
+}
+
+fn print_side(side: &str, rows: &[ScreenRow]) {
+    println!("{side}: {}", rows.len());
+    for row in rows {
+        println!(
+            "  {:<28} close {:>10}  from EMA {:>6.2} %  RSI {:>5.1}  strong moves {:>3}  strength {:.3}",
+            row.instrument_key,
+            short(row.last_close),
+            row.ema_distance_percent,
+            row.rsi,
+            row.strong_move_count,
+            row.strength
+        );
+    }
+}
+
+/// `quotes`.
+pub async fn run_quotes(connection: &Connection, args: &QuotesArgs) -> Result<()> {
+    let mut client = IngestionServiceClient::new(connection.channel()?);
+    let request = GetQuotesRequest { instrument_keys: args.instruments.iter().map(ToString::to_string).collect() };
+    let response = with_deadline(DEADLINE, client.get_quotes(request)).await;
+    let answer = response.map_err(|status| connection.explain(status))?.into_inner();
+    if args.json {
+        return print_json(&answer, "candlemesh.ingestion.v1.GetQuotesResponse");
+    }
+    println!("{:<28} {:>12} {:>9} {:>14}  time", "instrument", "last", "change", "volume");
+    for outcome in answer.outcomes {
+        match outcome.outcome {
+            Some(quote_outcome::Outcome::Quote(quote)) => {
+                let at = quote.time.as_ref().and_then(convert::millis).unwrap_or_default();
+                let change = quote.change_percent.map_or("-".to_owned(), |change| format!("{change:+.2} %"));
+                println!(
+                    "{:<28} {:>12} {:>9} {:>14}  {}",
+                    outcome.instrument_key,
+                    short(quote.last_price),
+                    change,
+                    quote.volume,
+                    market::format_millis(at)
+                );
+            }
+            Some(quote_outcome::Outcome::Error(error)) => println!("{:<28} {}", outcome.instrument_key, error.message),
+            None => println!("{:<28} no answer", outcome.instrument_key),
+        }
+    }
+    Ok(())
+}
