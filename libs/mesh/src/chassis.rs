@@ -1,6 +1,7 @@
 //! Around every request: trace, request id, deadline, concurrency limit, panic isolation, metrics. Nowhere else.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -86,15 +87,15 @@ pub(crate) async fn around(State(chassis): State<Chassis>, request: Request, nex
     let path = request.uri().path().to_owned();
     let grpc = is_grpc(request.headers());
     let request_id = request_id(request.headers());
-    // Probes must be answered while the rest is shed.
+    // Probes must be answered while the rest is shed. They take no place either: a health watch would hold its for ever.
     let exempt = path.starts_with("/grpc.health.v1.") || path == "/healthz" || path == "/readyz";
     let span = tracing::info_span!("rpc", otel.name = %path, role = chassis.role, request_id = %request_id);
     set_parent(&span, request.headers());
     let record = Record { role: chassis.role, path: metric_path(&path), started: Instant::now(), code: None };
 
     let permit = match Arc::clone(&chassis.limit).try_acquire_owned() {
+        _ if exempt => None,
         Ok(permit) => Some(permit),
-        Err(_) if exempt => None,
         Err(_) => return refuse(&Refusal::Busy(chassis.max_in_flight), grpc, &request_id, record),
     };
     let allowed = match grpc_timeout(request.headers()) {
@@ -110,7 +111,7 @@ pub(crate) async fn around(State(chassis): State<Chassis>, request: Request, nex
         traceparent: text(request.headers(), "traceparent").map(Arc::from),
         decisions: text(request.headers(), DECISIONS_HEADER).map(Arc::from),
     };
-    let handler = std::panic::AssertUnwindSafe(next.run(request)).catch_unwind();
+    let handler = AssertUnwindSafe(next.run(request)).catch_unwind();
     let served = context.clone().scope(tokio::time::timeout_at(deadline, handler)).instrument(span).await;
     let mut response = match served {
         Ok(Ok(response)) => response,
@@ -227,7 +228,6 @@ fn grpc_status(headers: &HeaderMap) -> Option<i32> {
     text(headers, "grpc-status")?.parse().ok()
 }
 
-/// Bounded label: gRPC methods by name, everything else together.
 /// Methods of the protocols that are served besides our own.
 const FOREIGN_METHODS: [&str; 13] = [
     "/arrow.flight.protocol.FlightService/DoGet",
@@ -307,13 +307,30 @@ impl Drop for Record {
     }
 }
 
-/// A response body that holds the request's place in the limit, watches the deadline, and learns the final status.
+/// A response body that holds the request's place in the limit, watches the deadline, isolates panics, and learns the final
+/// status.
 struct Tracked {
     body: Body,
     record: Record,
     deadline: Option<Pin<Box<Sleep>>>,
     grpc: bool,
     _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Tracked {
+    /// Ends the body as a handler that panicked ends: INTERNAL, logged.
+    fn panicked(&mut self) -> Result<Frame<Bytes>, axum::Error> {
+        let status = to_status(&Refusal::Panicked);
+        self.deadline = None;
+        self.body = Body::empty();
+        self.record.code = Some(status.code() as i32);
+        if !self.grpc {
+            return Err(axum::Error::new(Refusal::Panicked));
+        }
+        let mut trailers = HeaderMap::new();
+        status.add_header(&mut trailers).map_err(axum::Error::new)?;
+        Ok(Frame::trailers(trailers))
+    }
 }
 
 impl HttpBody for Tracked {
@@ -338,7 +355,12 @@ impl HttpBody for Tracked {
             insert(&mut trailers, "grpc-message", "the%20deadline%20passed");
             return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
         }
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        // A stream works while it is read. Let through, its panic would end the connection, and with it everybody's calls on it.
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| Pin::new(&mut self.body).poll_frame(cx)));
+        let frame = match polled {
+            Ok(frame) => std::task::ready!(frame),
+            Err(_) => return Poll::Ready(Some(self.panicked())),
+        };
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
@@ -375,6 +397,20 @@ mod tests {
         for bad in ["", "S", "123456789S", "-1S", "5x"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_panics_ends_with_internal_and_not_the_connection() {
+        use http_body_util::BodyExt;
+        let tracked = |grpc| {
+            let broken =
+                futures::stream::poll_fn(|_| -> Poll<Option<Result<Bytes, axum::Error>>> { panic!("on purpose") });
+            let record = Record { role: "test", path: String::new(), started: Instant::now(), code: None };
+            Tracked { body: Body::from_stream(broken), record, deadline: None, grpc, _permit: None }
+        };
+        let collected = tracked(true).collect().await.unwrap();
+        assert_eq!(grpc_status(collected.trailers().unwrap()), Some(Code::Internal as i32));
+        assert!(tracked(false).collect().await.is_err());
     }
 
     #[test]

@@ -96,7 +96,7 @@ fn collect_origins(figment: &Figment, path: &str, value: &serde_json::Value, ori
     origins.push(Origin { key: path.to_owned(), value: redact(path, text), source });
 }
 
-/// Hides passwords of URLs and everything called key, token or secret.
+/// Hides what stands before the host of a URL, and everything called token, secret or password.
 fn redact(path: &str, value: String) -> String {
     if ["token", "secret", "password"].iter().any(|word| path.contains(word)) && !value.is_empty() {
         return "***".to_owned();

@@ -42,6 +42,14 @@ impl RequestContext {
     }
 }
 
+/// Runs a future with a context taken earlier as the current one: a stream is polled after its handler has returned.
+pub async fn resume<F: Future>(context: Option<RequestContext>, future: F) -> F::Output {
+    match context {
+        Some(context) => context.scope(future).await,
+        None => future.await,
+    }
+}
+
 /// Spawns a task that keeps the current request context and span.
 pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
 where

@@ -1,6 +1,25 @@
 //! The signal to stop: heard by every server and stream, given once.
 
+use futures::stream::{self, BoxStream, StreamExt};
 use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+use crate::{Fault, to_status};
+
+/// Why a stream ended before its end.
+#[derive(Debug, thiserror::Error)]
+#[error("the service is draining; ask another replica for what is missing")]
+struct Draining;
+
+impl Fault for Draining {
+    fn code(&self) -> Code {
+        Code::Unavailable
+    }
+
+    fn reason(&self) -> &'static str {
+        "DRAINING"
+    }
+}
 
 /// Cheap to clone; all clones hear the same signal.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +44,19 @@ impl Drain {
         self.0.cancelled().await;
     }
 
+    /// Passes items on until the drain starts. A stream cut short ends with UNAVAILABLE, so that it is not taken for a whole one.
+    pub fn cut<T: Send + 'static>(self, items: BoxStream<'static, T>) -> BoxStream<'static, Result<T, Status>> {
+        let passed = stream::unfold(Some((items, self)), |state| async move {
+            let (mut items, drain) = state?;
+            tokio::select! {
+                biased;
+                () = drain.started() => Some((Err(to_status(&Draining)), None)),
+                item = items.next() => item.map(|item| (Ok(item), Some((items, drain)))),
+            }
+        });
+        passed.boxed()
+    }
+
     /// Starts draining at SIGINT or SIGTERM; a second signal ends the process at once with status 130.
     pub fn on_signal() -> std::io::Result<Drain> {
         use tokio::signal::unix::{SignalKind, signal};
@@ -42,5 +74,23 @@ impl Drain {
             std::process::exit(130);
         });
         Ok(drain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_cut_by_the_drain_does_not_end_as_a_whole_one() {
+        let drain = Drain::new();
+        let mut whole = drain.clone().cut(stream::iter([1, 2]).boxed());
+        assert_eq!((whole.next().await.unwrap().unwrap(), whole.next().await.unwrap().unwrap()), (1, 2));
+        assert!(whole.next().await.is_none());
+        let mut endless = drain.clone().cut(stream::repeat(1).boxed());
+        assert_eq!(endless.next().await.unwrap().unwrap(), 1);
+        drain.start();
+        assert_eq!(endless.next().await.unwrap().unwrap_err().code(), Code::Unavailable);
+        assert!(endless.next().await.is_none());
     }
 }

@@ -7,6 +7,10 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::context::RequestContext;
 
+/// Longest text of a status. Texts quote what was refused, and a status travels in headers, text and details twice over: one that
+/// does not fit is lost whole.
+const MAX_TEXT_BYTES: usize = 1024;
+
 /// Domain of every `google.rpc.ErrorInfo` of this project.
 pub const ERROR_DOMAIN: &str = "candlemesh";
 
@@ -155,11 +159,19 @@ pub fn to_status<F: Fault + ?Sized>(fault: &F) -> Status {
         };
         return Status::with_error_details(code, text, details);
     }
-    let text = fault.to_string();
+    let text = bounded(fault.to_string());
     if let Some(field) = fault.field() {
-        details.add_bad_request_violation(field, &text);
+        details.add_bad_request_violation(bounded(field), &text);
     }
     Status::with_error_details(code, text, details)
+}
+
+fn bounded(mut text: String) -> String {
+    if text.len() > MAX_TEXT_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
+        text.push_str("...");
+    }
+    text
 }
 
 /// An error with its causes, outermost first.
@@ -188,6 +200,14 @@ mod tests {
         assert!(back.message.contains("7m") && back.message.contains("15m"));
         let again = RemoteError::from_status(&to_status(&back));
         assert_eq!((again.code, again.fields), (back.code, back.fields));
+    }
+
+    #[test]
+    fn a_huge_refused_value_is_cut_so_that_the_status_fits_its_headers() {
+        let fault = "\u{fc}".repeat(1 << 20).parse::<market::Timeframe>().unwrap_err();
+        let status = to_status(&fault);
+        assert!(status.message().len() <= MAX_TEXT_BYTES + 3 && status.details().len() <= 3 * MAX_TEXT_BYTES);
+        assert_eq!(RemoteError::from_status(&status).fields[0].0, "timeframe");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod cache;
 mod chassis;
 pub mod client;
+pub mod clock;
 pub mod config;
 pub mod context;
 mod drain;

@@ -27,6 +27,9 @@ const DURATION_BUCKETS_MS: [f64; 14] =
 /// How long spans may take to leave at shutdown.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How often recorded values are folded into their histograms. Until then each takes memory, and nobody may ever scrape.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
 static PROMETHEUS: OnceLock<PrometheusHandle> = OnceLock::new();
 
 /// Keeps the exporters alive; [`Telemetry::shutdown`] flushes them.
@@ -86,7 +89,7 @@ fn tracer_provider(service: &'static str, endpoint: &str) -> Result<SdkTracerPro
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
-/// The process's metrics recorder, installed at first use.
+/// The process's metrics recorder, installed and kept up from first use.
 pub fn prometheus() -> Result<&'static PrometheusHandle, StartError> {
     if let Some(handle) = PROMETHEUS.get() {
         return Ok(handle);
@@ -96,7 +99,16 @@ pub fn prometheus() -> Result<&'static PrometheusHandle, StartError> {
         .and_then(|builder| builder.set_buckets_for_metric(Matcher::Suffix("_ms".into()), &DURATION_BUCKETS_MS))
         .map_err(|error| StartError::Telemetry(error.to_string()))?;
     match builder.install_recorder() {
-        Ok(handle) => Ok(PROMETHEUS.get_or_init(|| handle)),
+        Ok(handle) => {
+            let handle = PROMETHEUS.get_or_init(|| handle);
+            // A thread, not a task: the recorder outlives whatever runtime asks first.
+            let upkeep = move || loop {
+                std::thread::sleep(UPKEEP_INTERVAL);
+                handle.run_upkeep();
+            };
+            std::thread::Builder::new().name("metrics-upkeep".to_owned()).spawn(upkeep)?;
+            Ok(handle)
+        }
         // Another thread was first; its handle is there or about to be.
         Err(error) => PROMETHEUS.get().ok_or_else(|| StartError::Telemetry(error.to_string())),
     }

@@ -197,31 +197,6 @@ pub fn frame(batch: &RecordBatch) -> Result<Frame, FieldError> {
     Frame::from_columns(open_times(batch)?, ohlcv, open_interest).map_err(|error| FieldError::new("batch", error))
 }
 
-/// Reads rows for ingestion: values are taken as they are (order, duplicates and NaN included), nulls become NaN.
-pub fn candles(batch: &RecordBatch) -> Result<Vec<market::Candle>, FieldError> {
-    let times = open_times(batch)?;
-    let mut ohlcv: [Vec<f64>; 5] = Default::default();
-    for (values, name) in ohlcv.iter_mut().zip(OHLCV) {
-        *values = float_column(batch, name)?;
-    }
-    let [open, high, low, close, volume] = ohlcv;
-    let interest = match batch.column_by_name("open_interest") {
-        Some(_) => Some(primitive::<Float64Type>(batch, "open_interest")?),
-        None => None,
-    };
-    Ok((0..times.len())
-        .map(|row| market::Candle {
-            open_time: times[row],
-            open: open[row],
-            high: high[row],
-            low: low[row],
-            close: close[row],
-            volume: volume[row],
-            open_interest: interest.filter(|column| column.is_valid(row)).map(|column| column.value(row)),
-        })
-        .collect())
-}
-
 /// Reads rows for ingestion as clients send them, `None` where a row has no valid open time.
 ///
 /// Accepted: `open_time` as a timestamp of s, ms, us or ns, with or without a zone (a stamp without one is UTC; finer digits than
@@ -359,7 +334,8 @@ mod tests {
         let batch = candle_batch(&schema, &before).unwrap();
         assert_eq!(batch.column_by_name("open_interest").unwrap().null_count(), 2);
         assert_eq!(rows(&frame(&batch).unwrap()), rows(&before));
-        assert_eq!(candles(&batch).unwrap(), rows(&before));
+        let delivered: Vec<_> = delivered_candles(&batch).unwrap().into_iter().flatten().collect();
+        assert_eq!(delivered, rows(&before));
     }
 
     #[test]

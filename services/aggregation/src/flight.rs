@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use futures::StreamExt;
+use mesh::clock::now;
 use mesh::engine::{Engines, answered_by};
 use mesh::flight::{FrameServer, Frames};
 use mesh::to_status;
@@ -16,7 +17,6 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::engine::{Aggregator, Error};
-use crate::grpc::now;
 use crate::query::Query;
 
 /// Serves tickets of candles.

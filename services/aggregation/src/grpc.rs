@@ -1,12 +1,12 @@
 //! The gRPC service: parse, one call into the engine, render.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
 use market::Millis;
-use mesh::context::RequestContext;
+use mesh::clock::now;
+use mesh::context::{RequestContext, resume};
 use mesh::engine::{Engines, answered_by};
 use mesh::{Drain, MAX_MESSAGE_BYTES, RemoteError, to_status};
 use prost::Message;
@@ -31,12 +31,6 @@ pub(crate) struct Handlers {
     pub(crate) aggregator: Arc<Aggregator>,
     pub(crate) engines: Engines,
     pub(crate) drain: Drain,
-}
-
-/// The wall clock, read once per request.
-pub(crate) fn now() -> Millis {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Millis::try_from(since_epoch.as_millis()).unwrap_or(Millis::MAX)
 }
 
 impl Handlers {
@@ -88,9 +82,9 @@ impl AggregationService for Handlers {
         let aggregator = Arc::clone(&self.aggregator);
         let concurrency = aggregator.config.batch_concurrency.max(1);
         let items = futures::stream::iter(queries)
-            .map(move |query| in_context(context.clone(), item(Arc::clone(&aggregator), engine, query, now)))
+            .map(move |query| resume(context.clone(), item(Arc::clone(&aggregator), engine, query, now)))
             .buffer_unordered(concurrency);
-        Ok(answered(until_drained(items, self.drain.clone()).boxed(), engine))
+        Ok(answered(self.drain.clone().cut(items.boxed()), engine))
     }
 }
 
@@ -142,29 +136,6 @@ async fn item(aggregator: Arc<Aggregator>, engine: Engine, query: Query, now: Mi
         }
     };
     BatchGetCandlesResponse { instrument_key, outcome: Some(outcome) }
-}
-
-/// Streams are polled after the handler has returned, so the request's context is carried along.
-async fn in_context<F: Future>(context: Option<RequestContext>, future: F) -> F::Output {
-    match context {
-        Some(context) => context.scope(future).await,
-        None => future.await,
-    }
-}
-
-/// Ends a stream with UNAVAILABLE when the drain starts, so that nobody takes part of a batch for all of it.
-fn until_drained<T: Send>(
-    items: impl Stream<Item = T> + Send + Unpin,
-    drain: Drain,
-) -> impl Stream<Item = Result<T, Status>> + Send {
-    futures::stream::unfold(Some((items, drain)), |state| async move {
-        let (mut items, drain) = state?;
-        let drained = drain.clone();
-        match futures::future::select(std::pin::pin!(drained.started()), items.next()).await {
-            futures::future::Either::Left(_) => Some((Err(Status::unavailable("the server is draining")), None)),
-            futures::future::Either::Right((item, _)) => item.map(|item| (Ok(item), Some((items, drain)))),
-        }
-    })
 }
 
 fn render(query: &Query, revision: u64, batch: Batch) -> Result<(GetCandlesResponse, usize), Error> {

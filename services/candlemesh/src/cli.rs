@@ -12,6 +12,7 @@ use mesh::{Drain, StartError};
 use crate::client::{self, Connection};
 use crate::config::{Config, Overrides};
 use crate::demo::{self, DemoArgs};
+use crate::output::say_line;
 use crate::roles::{self, Role};
 use crate::up::{self, Mesh};
 
@@ -60,14 +61,19 @@ enum Command {
     },
     /// Asks a server's health; exit status 0 when it serves.
     Health {
-        /// Address of the server.
+        /// Address of the server; default: the gateway.
         #[arg(long)]
-        target: String,
+        target: Option<String>,
+        #[arg(long)]
+        json: bool,
     },
     /// Prints the effective configuration and where each value comes from.
     Config {
+        /// YAML file of settings.
         #[arg(long)]
         config: Option<PathBuf>,
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -125,11 +131,17 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Quotes(args) => done(client::query::run_quotes(connection, args).await),
         Command::Study { command } => done(client::study::run(connection, command).await),
         Command::Rollout { command } => done(client::rollout::run(connection, command).await),
-        Command::Health { target } => done(client::health::check(target).await),
-        Command::Config { config } => done(print_config(config.as_ref())),
+        Command::Health { target, json } => health(target.as_deref().unwrap_or(&connection.gateway), *json).await,
+        Command::Config { config, json } => done(print_config(config.as_ref(), *json)),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("candlemesh: {error:#}");
+        let hint = match error.downcast_ref::<StartError>() {
+            Some(StartError::Bind { source, .. }) if source.kind() == std::io::ErrorKind::AddrInUse => {
+                "; something listens there already: stop it, or pass another address with --listen"
+            }
+            _ => "",
+        };
+        eprintln!("candlemesh: {error:#}{hint}");
         match error.downcast_ref::<StartError>() {
             Some(StartError::Config(_)) => ExitCode::from(EXIT_CONFIG),
             _ => ExitCode::FAILURE,
@@ -146,6 +158,9 @@ async fn up(args: &UpArgs) -> Result<(), StartError> {
     let config = Config::load(args.config.as_ref(), &overrides)?.config;
     let telemetry = Telemetry::install("up", &config.telemetry)?;
     let drain = Drain::on_signal()?;
+    if let Some(path) = &args.ready_file {
+        up::clear_ready_file(path)?;
+    }
     if let Some(listen) = config.metrics_listen {
         mesh::telemetry::serve_metrics(listen, drain.clone()).await?;
     }
@@ -165,15 +180,39 @@ async fn serve(args: &ServeArgs) -> Result<(), StartError> {
     let config = Config::load(args.config.as_ref(), &overrides)?.config;
     let telemetry = Telemetry::install(args.role.as_str(), &config.telemetry)?;
     let drain = Drain::on_signal()?;
+    if let Some(path) = &args.ready_file {
+        up::clear_ready_file(path)?;
+    }
     let outcome = roles::serve(args.role, &config, args.ready_file.as_deref(), drain).await;
     telemetry.shutdown().await;
     outcome
 }
 
-fn print_config(file: Option<&PathBuf>) -> Result<()> {
+async fn health(target: &str, json: bool) -> Result<ExitCode> {
+    let outcome = client::health::check(target).await;
+    if json {
+        let error = outcome.as_ref().err().map(|error| format!("{error:#}"));
+        let answer = serde_json::json!({ "target": target, "serving": outcome.is_ok(), "error": error });
+        say_line!("{answer:#}");
+        return Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    outcome?;
+    say_line!("{target} serves");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_config(file: Option<&PathBuf>, json: bool) -> Result<()> {
     let loaded = Config::load(file, &Overrides::default()).map_err(StartError::from)?;
+    if json {
+        let settings = loaded.origins.into_iter().map(|origin| {
+            let setting = serde_json::json!({ "value": origin.value, "source": origin.source });
+            (origin.key, setting)
+        });
+        say_line!("{:#}", serde_json::Value::Object(settings.collect()));
+        return Ok(());
+    }
     for origin in &loaded.origins {
-        println!("{:<36} {:<32} {}", origin.key, origin.value, origin.source);
+        say_line!("{:<36} {:<32} {}", origin.key, origin.value, origin.source);
     }
     Ok(())
 }

@@ -8,5 +8,6 @@ pub mod client;
 pub mod config;
 pub mod demo;
 pub mod input;
+mod output;
 pub mod roles;
 pub mod up;

@@ -1,5 +1,7 @@
 //! The whole mesh in one process: every role on a loopback listener of its own, SQLite under a data directory.
 
+use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +25,8 @@ pub struct Mesh {
     stores: Stores,
     /// Keeps the CPU threads until the roles have ended.
     pool: std::sync::Arc<mesh::CpuPool>,
+    /// Held while the mesh runs: two meshes on one database would each trust what they alone have cached and claimed.
+    _data_lock: Option<File>,
 }
 
 impl Mesh {
@@ -30,14 +34,19 @@ impl Mesh {
     ///
     /// `config.listen` is the gateway's address; the other roles take free loopback ports. Without a
     /// `config.database_url`, `data_dir/candlemesh.db` is opened, and created when missing.
+    ///
+    /// Errors: among others, another mesh runs on `data_dir`.
     pub async fn start(mut config: Config, data_dir: Option<&Path>, drain: Drain) -> Result<Mesh, StartError> {
+        let mut data_lock = None;
         if config.database_url.is_none() {
-            config.database_url = Some(database_in(data_dir)?);
+            let (url, lock) = database_in(data_dir)?;
+            config.database_url = Some(url);
+            data_lock = Some(lock);
         }
         let stores = roles::open_stores(&config).await?;
         let pool = roles::cpu_pool(&config)?;
         let gateway_listen = config.listen;
-        let mut mesh = Mesh { addresses: Vec::new(), drain, tasks: Vec::new(), stores, pool };
+        let mut mesh = Mesh { addresses: Vec::new(), drain, tasks: Vec::new(), stores, pool, _data_lock: data_lock };
         for role in Role::ALL {
             config.listen = match role {
                 Role::Gateway => gateway_listen,
@@ -111,15 +120,30 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn database_in(data_dir: Option<&Path>) -> Result<String, StartError> {
+/// The database's URL, and the lock that keeps other meshes away from it; the system frees it when a process dies.
+fn database_in(data_dir: Option<&Path>) -> Result<(String, File), StartError> {
     let directory = data_dir.map_or_else(|| PathBuf::from("candlemesh-data"), Path::to_path_buf);
-    let refuse = |source: std::io::Error| StartError::Dependency {
+    let refuse = |reason: String| StartError::Dependency {
         what: "the data directory",
-        source: format!("{}: {source}", directory.display()).into(),
+        source: format!("{}: {reason}", directory.display()).into(),
     };
-    std::fs::create_dir_all(&directory).map_err(refuse)?;
-    let directory = directory.canonicalize().map_err(refuse)?;
-    Ok(format!("sqlite://{}", directory.join("candlemesh.db").display()))
+    let failed = |source: std::io::Error| refuse(source.to_string());
+    std::fs::create_dir_all(&directory).map_err(failed)?;
+    let canonical = directory.canonicalize().map_err(failed)?;
+    let lock = File::create(canonical.join("candlemesh.lock")).map_err(failed)?;
+    lock.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => refuse("another candlemesh runs on it; stop that one, or name another".to_owned()),
+        TryLockError::Error(source) => failed(source),
+    })?;
+    Ok((format!("sqlite://{}", canonical.join("candlemesh.db").display()), lock))
+}
+
+/// Removes what an earlier process has left, so that the file is there only once this one serves.
+pub fn clear_ready_file(path: &Path) -> Result<(), StartError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(unavailable(path, &source)),
+        _ => Ok(()),
+    }
 }
 
 /// Writes the addresses as JSON, whole or not at all: `{"gateway": "http://...", "ingestion": "http://...", ...}`.
@@ -133,8 +157,37 @@ pub fn write_ready_file(path: &Path, addresses: &[(Role, SocketAddr)]) -> Result
     let part = path.with_extension("part");
     let written = std::fs::write(&part, format!("{}\n", serde_json::Value::Object(json)))
         .and_then(|()| std::fs::rename(&part, path));
-    written.map_err(|source| StartError::Dependency {
-        what: "the ready file",
-        source: format!("{}: {source}", path.display()).into(),
-    })
+    written.map_err(|source| unavailable(path, &source))
+}
+
+fn unavailable(ready_file: &Path, source: &std::io::Error) -> StartError {
+    StartError::Dependency { what: "the ready file", source: format!("{}: {source}", ready_file.display()).into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_has_one_owner_until_it_lets_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let (url, lock) = database_in(Some(folder.path())).unwrap();
+        assert!(url.starts_with("sqlite://") && url.ends_with("/candlemesh.db"), "{url}");
+        let refused = database_in(Some(folder.path())).unwrap_err();
+        let StartError::Dependency { source, .. } = refused else { panic!("{refused:?}") };
+        assert!(source.to_string().contains("another candlemesh runs on it"), "{source}");
+        drop(lock);
+        database_in(Some(folder.path())).unwrap();
+    }
+
+    #[test]
+    fn a_ready_file_of_an_earlier_process_is_cleared() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ready.json");
+        clear_ready_file(&path).unwrap();
+        write_ready_file(&path, &[(Role::Gateway, SocketAddr::from(([0, 0, 0, 0], 8080)))]).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"gateway\":\"http://127.0.0.1:8080\"}\n");
+        clear_ready_file(&path).unwrap();
+        assert!(!path.exists());
+    }
 }

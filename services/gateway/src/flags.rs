@@ -202,8 +202,15 @@ impl FlagBook {
         let flag = Flag::parse(key, definition_json)?;
         let definition_json = flag.to_json();
         let generation = self.store.compare_and_set(key, expected, &definition_json, by, now).await?;
-        self.refresh().await?;
+        self.refresh_soon().await;
         Ok(FlagRecord { key: key.to_owned(), definition_json, generation, updated_at: now, updated_by: by.to_owned() })
+    }
+
+    /// Takes up a change that is already durable; if that fails now, the poll does it within its period.
+    async fn refresh_soon(&self) {
+        if let Err(error) = self.refresh().await {
+            tracing::warn!(%error, "a changed flag is not in force here yet");
+        }
     }
 
     /// Sets V2's share; everything else of the flag stays.
@@ -221,7 +228,7 @@ impl FlagBook {
             let outcome = self.store.compare_and_set(key, record.generation, &flag.to_json(), by, now).await;
             match outcome {
                 Ok(generation) => {
-                    self.refresh().await?;
+                    self.refresh_soon().await;
                     return Ok((flag, generation));
                 }
                 Err(store::Error::Conflict { .. }) => {}

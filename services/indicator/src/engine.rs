@@ -49,8 +49,6 @@ pub(crate) enum Error {
     /// Specs and frames are checked, so a kernel has nothing left to refuse.
     #[error(transparent)]
     Kernel(#[from] kernels::Error),
-    #[error("the service is draining; ask another replica for what is missing")]
-    Draining,
 }
 
 impl From<PoolError> for Error {
@@ -70,7 +68,6 @@ impl Fault for Error {
             Error::Upstream(error) => error.code(),
             Error::Pool(error) => error.code(),
             Error::WrongRevision { .. } | Error::Kernel(_) => Code::Internal,
-            Error::Draining => Code::Unavailable,
         }
     }
 
@@ -85,7 +82,6 @@ impl Fault for Error {
             Error::WrongRevision { .. } => "WRONG_REVISION",
             Error::Pool(error) => error.reason(),
             Error::Kernel(_) => "KERNEL",
-            Error::Draining => "DRAINING",
         }
     }
 
@@ -99,8 +95,7 @@ impl Fault for Error {
             | Error::Upstream(_)
             | Error::WrongRevision { .. }
             | Error::Pool(_)
-            | Error::Kernel(_)
-            | Error::Draining => None,
+            | Error::Kernel(_) => None,
         }
     }
 
@@ -114,8 +109,7 @@ impl Fault for Error {
             | Error::Calendar { .. }
             | Error::Upstream(_)
             | Error::WrongRevision { .. }
-            | Error::Kernel(_)
-            | Error::Draining => None,
+            | Error::Kernel(_) => None,
         }
     }
 

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use kernels::indicator::{Info, Parameter, catalogue};
 use mesh::cache::{Cache, Source};
-use mesh::context::RequestContext;
+use mesh::context::{RequestContext, resume};
 use mesh::engine::{Engines, answered_by};
 use mesh::{Drain, MAX_MESSAGE_BYTES, RemoteError, to_status};
 use prost::Message;
@@ -64,7 +64,7 @@ impl IndicatorService for Service {
         let keys: Vec<_> = queries.iter().map(|query| query.key.clone()).collect();
         let revisions = self.indicators.revisions(&keys).await.map_err(|error| to_status(&error))?;
         let items = items(Arc::clone(&self.indicators), engine, queries, revisions, self.batch_concurrency);
-        let mut response = Response::new(until_drained(items, self.drain.clone()));
+        let mut response = Response::new(self.drain.clone().cut(items));
         answered_by(response.metadata_mut(), engine);
         Ok(response)
     }
@@ -112,31 +112,9 @@ fn items(
             };
             BatchComputeIndicatorsResponse { instrument_key: query.key.to_string(), outcome: Some(outcome) }
         };
-        async move {
-            match context {
-                Some(context) => context.scope(answer).await,
-                None => answer.await,
-            }
-        }
-        .instrument(span)
+        resume(context, answer).instrument(span)
     };
     stream::iter(queries.into_iter().zip(revisions)).map(answer).buffer_unordered(concurrency).boxed()
-}
-
-/// Passes items on until the drain starts. A batch cut short ends with UNAVAILABLE, so that it is not taken for a whole one.
-fn until_drained<T: Send + 'static>(
-    items: BoxStream<'static, T>,
-    drain: Drain,
-) -> BoxStream<'static, Result<T, Status>> {
-    stream::unfold(Some((items, drain)), |state| async move {
-        let (mut items, drain) = state?;
-        tokio::select! {
-            biased;
-            () = drain.started() => Some((Err(to_status(&Error::Draining)), None)),
-            item = items.next() => item.map(|item| (Ok(item), Some((items, drain)))),
-        }
-    })
-    .boxed()
 }
 
 /// Refuses what does not fit a message.

@@ -12,7 +12,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use market::{Calendar, Candle, Frame, Instrument, InstrumentKey, Millis, TimeRange, Timeframe};
 use mesh::flight::BATCH_ROWS;
 use mesh::{CpuPool, Fault, PoolError};
-use store::{Block, Coverage, Stores};
+use store::{Block, Coverage, Pruned, Stores};
 use tokio::sync::Mutex;
 use tonic::Code;
 
@@ -34,6 +34,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Rows of candles by outcome: `stored`, `unchanged` or `rejected`.
 const ROWS_METRIC: &str = "candlemesh_ingested_rows_total";
+/// Superseded blocks deleted after their retention.
+const PRUNED_METRIC: &str = "candlemesh_pruned_blocks_total";
 /// Time the store took for a batch, until it was durable.
 const PUT_METRIC: &str = "candlemesh_store_put_seconds";
 
@@ -285,6 +287,14 @@ impl Engine {
             Some(revision) => Ok(revision),
             None => self.revision(key).await,
         }
+    }
+
+    /// Deletes superseded candles and records of changes that are older than the retention.
+    pub(crate) async fn prune(&self, retention: Duration, now: Millis) -> Result<Pruned> {
+        let retention_ms = Millis::try_from(retention.as_millis()).unwrap_or(Millis::MAX);
+        let pruned = self.stores.candles.prune(now, retention_ms).await?;
+        metrics::counter!(PRUNED_METRIC).increment(pruned.blocks);
+        Ok(pruned)
     }
 
     /// The first [`MAX_LISTED_FRAMES`] instruments and source timeframes that have candles, in order.

@@ -11,6 +11,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use market::{Candle, InstrumentKey, TimeRange, Timeframe};
 use mesh::Drain;
+use mesh::clock::now;
 use mesh::flight::{FrameServer, Frames, PutStream, status_of};
 use mesh::to_status;
 use proto::convert::{self, FieldError};
@@ -20,7 +21,6 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::engine::{Batch, Engine, Error, MAX_BATCH_ROWS, Outcome};
-use crate::now;
 
 /// Rejections one acknowledgement names: 10 MB of text. `rejected_count` counts all of them.
 const MAX_NAMED_REJECTIONS: usize = 100_000;

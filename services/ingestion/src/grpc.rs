@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use market::{Calendar, Instrument, InstrumentKey, Timeframe};
+use mesh::clock::now;
 use mesh::{Drain, RemoteError, to_status};
 use proto::convert::{self, FieldError};
 use proto::ingestion as pb;
@@ -14,7 +15,6 @@ use proto::wire;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::engine::{Batch, Engine, Error, MAX_BATCH_ROWS, Outcome, Quote, exchange_of};
-use crate::now;
 
 /// Instruments per page where the request does not say.
 const DEFAULT_PAGE_SIZE: usize = 100;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use mesh::clock::now;
 use mesh::to_status;
 use proto::convert::{self, FieldError, timestamp};
 use proto::optimizer as pb;
@@ -15,7 +16,6 @@ use crate::engine::space::MAX_TRIALS;
 use crate::engine::spec::{self, Spec};
 use crate::engine::trial::Figures;
 use crate::engine::{Error, Studies, state};
-use crate::now;
 
 /// Studies or trials per page where the request does not say.
 const DEFAULT_PAGE_SIZE: usize = 100;

@@ -16,9 +16,10 @@ mod grpc;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use market::Millis;
+use mesh::clock::now;
 use mesh::config::ServerConfig;
 use mesh::source::{Candles, MasterData};
 use mesh::{CpuPool, Drain, MAX_MESSAGE_BYTES, Server, StartError};
@@ -129,10 +130,4 @@ impl App {
         tokio::try_join!(server.add_grpc(service).serve(drain.clone()), work)?;
         Ok(())
     }
-}
-
-/// The wall clock.
-fn now() -> Millis {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Millis::try_from(since_epoch.as_millis()).unwrap_or(Millis::MAX)
 }

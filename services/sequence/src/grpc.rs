@@ -1,9 +1,8 @@
 //! The RPCs: parse, one call into an engine, render. The wall clock is read here and nowhere else.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use market::Millis;
+use mesh::clock::now;
 use mesh::engine::{Engines, answered_by};
 use mesh::to_status;
 use proto::sequence::sequence_service_server::SequenceService;
@@ -117,11 +116,6 @@ impl SequenceService for Service {
     ) -> Result<Response<ListTradeIntentsResponse>, Status> {
         respond(self.groups.list(&parse(request)?).await.map(render::intents))
     }
-}
-
-fn now() -> Millis {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Millis::try_from(since_epoch.as_millis()).unwrap_or(Millis::MAX)
 }
 
 fn parse<R, Q: TryFrom<R, Error = Error>>(request: Request<R>) -> Result<Q, Status> {

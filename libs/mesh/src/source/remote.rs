@@ -21,6 +21,9 @@ use crate::{MAX_MESSAGE_BYTES, RemoteError, flight};
 
 /// Instruments per page when the universe is listed.
 const PAGE_SIZE: i32 = 1000;
+/// Candles of one history held in memory: sixteen years of an exchange's minutes thrice over, half a gigabyte. A longer one is
+/// refused while it is read, not after.
+const MAX_HISTORY_ROWS: usize = 5_000_000;
 /// Instruments in a universe; a listing that goes on is cut with an error rather than held in memory.
 const MAX_INSTRUMENTS: usize = 100_000;
 
@@ -30,7 +33,9 @@ fn flight_client(channel: MeshChannel) -> FlightServiceClient<MeshChannel> {
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
+/// An answer that breaks the contract; logged here, since a remote fault is passed on as it is.
 fn malformed(error: impl std::fmt::Display) -> RemoteError {
+    tracing::error!(%error, "upstream answered a malformed message");
     RemoteError::from_status(&Status::internal(format!("upstream answered a malformed message: {error}")))
 }
 
@@ -205,6 +210,12 @@ impl Candles for RemoteAggregation {
         let mut frame = BucketFrame::default();
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(|error| RemoteError::from_status(&flight::status_of(error)))?;
+            if frame.len() + batch.num_rows() > MAX_HISTORY_ROWS {
+                let text = format!(
+                    "'{key}' has more than {MAX_HISTORY_ROWS} candles of {timeframe} to read at once; ask for a wider timeframe"
+                );
+                return Err(RemoteError::from_status(&Status::resource_exhausted(text)));
+            }
             let part = proto::arrow::bucket_frame(&batch).map_err(malformed)?;
             frame.append(&part).map_err(malformed)?;
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use mesh::StartError;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -21,7 +21,7 @@ pub async fn check(target: &str) -> anyhow::Result<()> {
     let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, client.check(request))
         .await
         .with_context(|| format!("{target} did not answer within {ATTEMPT_TIMEOUT:?}"))?
-        .with_context(|| format!("{target} is not reachable"))?;
+        .map_err(|status| anyhow!("{target} is not reachable: {}", status.message()))?;
     match answer.into_inner().status() {
         ServingStatus::Serving => Ok(()),
         other => bail!("{target} is {}", other.as_str_name()),

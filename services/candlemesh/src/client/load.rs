@@ -20,11 +20,14 @@ use tokio::sync::mpsc;
 
 use super::{Channel, Connection};
 use crate::input::{self, BadRow, Chunk, FileSpec, Manifest, Sink};
+use crate::output::say_line;
 
 /// Chunks read ahead of the network.
 const READ_AHEAD: usize = 4;
 /// Rejected rows kept for the report; all are counted.
 const MAX_REPORTED: usize = 1000;
+/// What to do after a load that ended early.
+const RETRY: &str = "what is counted here is stored, and loading the same files again is safe";
 
 /// `load`'s arguments.
 #[derive(Debug, Clone, clap::Args)]
@@ -115,6 +118,8 @@ pub fn plan(args: &LoadArgs) -> Result<Vec<FileSpec>> {
 }
 
 /// Loads every file, in order; a broken file does not stop the others.
+///
+/// Errors: the first file could not be sent. A server that fails later ends the load, with the reason in the last file's report.
 pub async fn load(connection: &Connection, specs: &[FileSpec], calendar: Option<&str>, quiet: bool) -> Result<Report> {
     let loader = Loader { connection: connection.clone(), channel: connection.channel()?, calendar };
     let progress = if quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
@@ -125,11 +130,20 @@ pub async fn load(connection: &Connection, specs: &[FileSpec], calendar: Option<
         let name = spec.path.display().to_string();
         progress.set_message(name.clone());
         let mut file = FileReport { file: name.clone(), ..Default::default() };
-        loader.file(spec, &mut file, &progress).await.with_context(|| name)?;
+        let failed = loader.file(spec, &mut file, &progress).await.err();
+        let nothing_yet = report.files.is_empty() && file.stored + file.unchanged == 0;
+        match &failed {
+            Some(_) if nothing_yet => return Err(failed.with_context(|| name)?),
+            Some(error) => file.error = Some(format!("{error:#}; {RETRY}")),
+            None => file.reasons.sort_by_key(|rejected| rejected.line),
+        }
         report.stored += file.stored;
         report.unchanged += file.unchanged;
         report.rejected += file.rejected;
         report.files.push(file);
+        if failed.is_some() {
+            break;
+        }
     }
     progress.finish_and_clear();
     Ok(report)
@@ -140,7 +154,7 @@ pub async fn run(connection: &Connection, args: &LoadArgs) -> Result<std::proces
     let specs = plan(args)?;
     let report = load(connection, &specs, args.calendar.as_deref(), args.json).await?;
     match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&report)?),
+        true => say_line!("{}", serde_json::to_string_pretty(&report)?),
         false => print_report(&report),
     }
     let broken = report.files.iter().any(|file| file.error.is_some());
@@ -150,19 +164,19 @@ pub async fn run(connection: &Connection, args: &LoadArgs) -> Result<std::proces
 
 fn print_report(report: &Report) {
     for file in &report.files {
-        println!("{}: {} stored, {} unchanged, {} rejected", file.file, file.stored, file.unchanged, file.rejected);
+        say_line!("{}: {} stored, {} unchanged, {} rejected", file.file, file.stored, file.unchanged, file.rejected);
         for rejected in file.reasons.iter().take(10) {
-            println!("  line {}: {}", rejected.line, rejected.reason);
+            say_line!("  line {}: {}", rejected.line, rejected.reason);
         }
         if file.rejected > 10 {
-            println!("  ... and {} more; all of the first {MAX_REPORTED} with --json", file.rejected - 10);
+            say_line!("  ... and {} more; all of the first {MAX_REPORTED} with --json", file.rejected - 10);
         }
         if let Some(error) = &file.error {
-            println!("  stopped: {error}");
+            say_line!("  stopped: {error}");
         }
     }
     if report.files.len() > 1 {
-        println!("total: {} stored, {} unchanged, {} rejected", report.stored, report.unchanged, report.rejected);
+        say_line!("total: {} stored, {} unchanged, {} rejected", report.stored, report.unchanged, report.rejected);
     }
 }
 

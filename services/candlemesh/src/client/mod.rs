@@ -72,7 +72,7 @@ impl Connection {
         let authorization = self.api_key.as_deref().map(|key| value(&format!("Bearer {key}"), "--api-key"));
         let engine = self.engine.as_deref().map(|engine| value(engine, "--engine"));
         let credentials = Credentials { authorization: authorization.transpose()?, engine: engine.transpose()? };
-        Ok(InterceptedService::new(mesh::client::connect(&self.gateway)?, credentials))
+        Ok(InterceptedService::new(mesh::client::connect(http_address(&self.gateway)?)?, credentials))
     }
 
     /// Turns a status into an error that says what to do.
@@ -90,6 +90,14 @@ impl Connection {
             Code::Unauthenticated => anyhow!("{}; pass a key with --api-key or CANDLEMESH_API_KEY", remote.message),
             _ => anyhow!("{}", remote.message),
         }
+    }
+}
+
+/// Checks an address before it is dialled: without its scheme, the transport's errors do not say what is wrong.
+fn http_address(address: &str) -> Result<&str> {
+    match address.starts_with("http://") || address.starts_with("https://") {
+        true => Ok(address),
+        false => Err(anyhow!("the gateway '{address}' is not of the form http://HOST:PORT")),
     }
 }
 

@@ -17,6 +17,7 @@ use proto::sequence::{AnalyzeSequencesRequest, RunFilterPipelineRequest, ScreenR
 use tonic::{Request, Response};
 
 use super::{Connection, RangeArgs, short, with_deadline};
+use crate::output::{say, say_line};
 
 /// Rows printed from the end of a long answer; `--json` has them all.
 const PRINTED_ROWS: usize = 20;
@@ -119,8 +120,32 @@ pub async fn indicators(
 
 /// Prints a message as protobuf JSON.
 pub fn print_json<M: Message>(message: &M, name: &str) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(&json_of(message, name)?)?);
+    say_line!("{}", serde_json::to_string_pretty(&json_of(message, name)?)?);
     Ok(())
+}
+
+/// Prints a message as protobuf JSON, with the engine that answered.
+fn print_answer<M: Message>(message: &M, name: &str, engine: &str) -> Result<()> {
+    let mut json = json_of(message, name)?;
+    json["engine"] = engine.into();
+    say_line!("{json:#}");
+    Ok(())
+}
+
+/// The shape of the REST answer: in the message's own, warm-up values are zeros beside a list of null ranges.
+fn indicators_json(answer: &ComputeIndicatorsResponse, engine: &str) -> serde_json::Value {
+    let times: Vec<String> = answer.open_time_ms.iter().map(|at| market::format_millis(*at)).collect();
+    let columns = answer.columns.iter().map(|column| (column.name.clone(), convert::column_values(column).into()));
+    serde_json::json!({
+        "instrument_key": answer.instrument_key,
+        "timeframe": answer.timeframe,
+        "engine": engine,
+        "revision": answer.revision,
+        "cached": answer.cached,
+        "compute_ms": answer.compute_ms,
+        "open_time": times,
+        "columns": serde_json::Map::from_iter(columns),
+    })
 }
 
 /// A message as protobuf JSON; `name` is its full name.
@@ -141,21 +166,21 @@ pub async fn run_candles(connection: &Connection, args: &CandlesArgs) -> Result<
     };
     let (engine, answer) = candles(connection, request).await?;
     if args.json {
-        return print_json(&answer, "candlemesh.aggregation.v1.GetCandlesResponse");
+        return print_answer(&answer, "candlemesh.aggregation.v1.GetCandlesResponse", &engine);
     }
-    println!(
+    say_line!(
         "{} {}  {} candles, engine {engine}, revision {}",
         answer.instrument_key,
         answer.timeframe,
         answer.candles.len(),
         answer.revision
     );
-    println!("{:<25} {:>12} {:>12} {:>12} {:>12} {:>14}  bars", "open time", "open", "high", "low", "close", "volume");
+    say_line!("{:<25} {:>12} {:>12} {:>12} {:>12} {:>14}  bars", "open time", "open", "high", "low", "close", "volume");
     let skipped = answer.candles.len().saturating_sub(PRINTED_ROWS);
     for candle in &answer.candles[skipped..] {
         let at = candle.open_time.as_ref().and_then(convert::millis).unwrap_or_default();
         let mark = if candle.complete { "" } else { " partial" };
-        println!(
+        say_line!(
             "{:<25} {:>12} {:>12} {:>12} {:>12} {:>14}  {}/{}{mark}",
             market::format_millis(at),
             short(candle.open),
@@ -173,7 +198,7 @@ pub async fn run_candles(connection: &Connection, args: &CandlesArgs) -> Result<
 
 fn print_skipped(skipped: usize) {
     if skipped > 0 {
-        println!("({skipped} earlier rows not shown; --json has them all)");
+        say_line!("({skipped} earlier rows not shown; --json has them all)");
     }
 }
 
@@ -188,9 +213,10 @@ pub async fn run_indicators(connection: &Connection, args: &IndicatorsArgs) -> R
     };
     let (engine, answer) = indicators(connection, request).await?;
     if args.json {
-        return print_json(&answer, "candlemesh.indicator.v1.ComputeIndicatorsResponse");
+        say_line!("{:#}", indicators_json(&answer, &engine));
+        return Ok(());
     }
-    println!(
+    say_line!(
         "{} {}  {} rows, engine {engine}, revision {}{}",
         answer.instrument_key,
         answer.timeframe,
@@ -200,19 +226,19 @@ pub async fn run_indicators(connection: &Connection, args: &IndicatorsArgs) -> R
     );
     let columns: Vec<_> = answer.columns.iter().map(|column| (&column.name, convert::column_values(column))).collect();
     let width = |name: &str| name.len().max(12);
-    print!("{:<25}", "open time");
+    say!("{:<25}", "open time");
     for (name, _) in &columns {
-        print!(" {name:>width$}", width = width(name));
+        say!(" {name:>width$}", width = width(name));
     }
-    println!();
+    say_line!();
     let skipped = answer.open_time_ms.len().saturating_sub(PRINTED_ROWS);
     for row in skipped..answer.open_time_ms.len() {
-        print!("{:<25}", market::format_millis(answer.open_time_ms[row]));
+        say!("{:<25}", market::format_millis(answer.open_time_ms[row]));
         for (name, values) in &columns {
             let text = values.get(row).copied().flatten().map_or("-".to_owned(), short);
-            print!(" {text:>width$}", width = width(name));
+            say!(" {text:>width$}", width = width(name));
         }
-        println!();
+        say_line!();
     }
     print_skipped(skipped);
     Ok(())
@@ -232,25 +258,36 @@ pub async fn run_sequences(connection: &Connection, args: &SequencesArgs) -> Res
     let engine = engine_of(&response);
     let answer = response.into_inner();
     if args.json {
-        return print_json(&answer, "candlemesh.sequence.v1.AnalyzeSequencesResponse");
+        return print_answer(&answer, "candlemesh.sequence.v1.AnalyzeSequencesResponse", &engine);
     }
     let metrics = answer.metrics.unwrap_or_default();
-    println!(
+    say_line!(
         "{} {}  {} candles, {} sequences, engine {engine}",
-        answer.instrument_key, answer.timeframe, answer.candle_count, metrics.sequence_count
+        answer.instrument_key,
+        answer.timeframe,
+        answer.candle_count,
+        metrics.sequence_count
     );
-    println!(
+    say_line!(
         "quality {:.3}  continuity {:.3}  momentum {:.3}  mean length {:.2}",
-        metrics.quality, metrics.continuity, metrics.momentum, metrics.mean_length
+        metrics.quality,
+        metrics.continuity,
+        metrics.momentum,
+        metrics.mean_length
     );
-    println!(
+    say_line!(
         "{:<8} {:<6} {:>6} {:>10} {:>9} {:>20}",
-        "kind", "dir", "length", "frequency", "strength", "success (95 %)"
+        "kind",
+        "dir",
+        "length",
+        "frequency",
+        "strength",
+        "success (95 %)"
     );
     for pattern in answer.patterns.iter().take(PRINTED_ROWS) {
         let direction = pattern.direction().as_str_name().trim_start_matches("DIRECTION_").to_ascii_lowercase();
         let kind = pattern.kind().as_str_name().trim_start_matches("SEQUENCE_KIND_").to_ascii_lowercase();
-        println!(
+        say_line!(
             "{kind:<8} {direction:<6} {:>6} {:>10} {:>9.3} {:>6.1} % ({:.0}-{:.0})",
             pattern.length,
             pattern.frequency,
@@ -277,30 +314,33 @@ pub async fn run_screen(connection: &Connection, args: &ScreenArgs) -> Result<()
     if args.json {
         return print_json(&answer, "candlemesh.sequence.v1.RunFilterPipelineResponse");
     }
-    println!("screen of {}", answer.date);
+    say_line!("screen of {}", answer.date);
     for stage in &answer.metrics {
-        println!(
+        say_line!(
             "  {:<12} {:>5} in {:>5} passed {:>5} failed",
-            stage.stage, stage.processed, stage.passed, stage.failed
+            stage.stage,
+            stage.processed,
+            stage.passed,
+            stage.failed
         );
     }
     print_side("bullish", &answer.bullish);
     print_side("bearish", &answer.bearish);
-    println!("rejected: {}", answer.rejected.len());
+    say_line!("rejected: {}", answer.rejected.len());
     for rejection in answer.rejected.iter().take(PRINTED_ROWS) {
-        println!("  {:<28} {:<12} {}", rejection.instrument_key, rejection.stage, rejection.reason);
+        say_line!("  {:<28} {:<12} {}", rejection.instrument_key, rejection.stage, rejection.reason);
     }
     let more = answer.rejected.len().saturating_sub(PRINTED_ROWS);
     if more > 0 {
-        println!("  ({more} more with --json)");
+        say_line!("  ({more} more with --json)");
     }
     Ok(())
 }
 
 fn print_side(side: &str, rows: &[ScreenRow]) {
-    println!("{side}: {}", rows.len());
+    say_line!("{side}: {}", rows.len());
     for row in rows {
-        println!(
+        say_line!(
             "  {:<28} close {:>10}  from EMA {:>6.2} %  RSI {:>5.1}  strong moves {:>3}  strength {:.3}",
             row.instrument_key,
             short(row.last_close),
@@ -321,13 +361,13 @@ pub async fn run_quotes(connection: &Connection, args: &QuotesArgs) -> Result<()
     if args.json {
         return print_json(&answer, "candlemesh.ingestion.v1.GetQuotesResponse");
     }
-    println!("{:<28} {:>12} {:>9} {:>14}  time", "instrument", "last", "change", "volume");
+    say_line!("{:<28} {:>12} {:>9} {:>14}  time", "instrument", "last", "change", "volume");
     for outcome in answer.outcomes {
         match outcome.outcome {
             Some(quote_outcome::Outcome::Quote(quote)) => {
                 let at = quote.time.as_ref().and_then(convert::millis).unwrap_or_default();
                 let change = quote.change_percent.map_or("-".to_owned(), |change| format!("{change:+.2} %"));
-                println!(
+                say_line!(
                     "{:<28} {:>12} {:>9} {:>14}  {}",
                     outcome.instrument_key,
                     short(quote.last_price),
@@ -336,9 +376,32 @@ pub async fn run_quotes(connection: &Connection, args: &QuotesArgs) -> Result<()
                     market::format_millis(at)
                 );
             }
-            Some(quote_outcome::Outcome::Error(error)) => println!("{:<28} {}", outcome.instrument_key, error.message),
-            None => println!("{:<28} no answer", outcome.instrument_key),
+            Some(quote_outcome::Outcome::Error(error)) => say_line!("{:<28} {}", outcome.instrument_key, error.message),
+            None => say_line!("{:<28} no answer", outcome.instrument_key),
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::wire::{Column, RowRange};
+
+    #[test]
+    fn warm_up_is_null_in_the_json_of_indicators() {
+        let column =
+            Column { name: "sma:2".into(), values: vec![0.0, 1.5], null_ranges: vec![RowRange { start: 0, end: 1 }] };
+        let answer = ComputeIndicatorsResponse {
+            instrument_key: "US|SPY".into(),
+            timeframe: "1m".into(),
+            open_time_ms: vec![1_471_319_100_000, 1_471_319_160_000],
+            columns: vec![column],
+            ..Default::default()
+        };
+        let json = indicators_json(&answer, "v2");
+        assert_eq!(json["open_time"][0], "2016-08-16T03:45:00Z");
+        assert_eq!(json["columns"], serde_json::json!({ "sma:2": [null, 1.5] }));
+        assert_eq!(json["engine"], "v2");
+    }
 }

@@ -6,6 +6,7 @@ use proto::gateway::{ExplainDecisionRequest, ListRolloutsRequest, Rollout, SetRo
 
 use super::Connection;
 use super::query::print_json;
+use crate::output::say_line;
 
 /// `rollout`'s subcommands.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -57,9 +58,12 @@ pub async fn run(connection: &Connection, command: &RolloutCommand) -> Result<()
                 return print_json(&answer, "candlemesh.gateway.v1.ExplainDecisionResponse");
             }
             for decision in &answer.decisions {
-                println!(
+                say_line!(
                     "{:<12} {}  by {}, bucket {}",
-                    decision.service, decision.engine, decision.reason, decision.bucket
+                    decision.service,
+                    decision.engine,
+                    decision.reason,
+                    decision.bucket
                 );
             }
         }
@@ -69,8 +73,11 @@ pub async fn run(connection: &Connection, command: &RolloutCommand) -> Result<()
 
 fn print(rollout: &Rollout) {
     let state = if rollout.enabled { "" } else { "  (kill switch on)" };
-    println!(
+    say_line!(
         "{:<12} v2 {:>7.3} %  {}, generation {}{state}",
-        rollout.service, rollout.v2_percent, rollout.flag_key, rollout.generation
+        rollout.service,
+        rollout.v2_percent,
+        rollout.flag_key,
+        rollout.generation
     );
 }

@@ -12,6 +12,7 @@ use proto::optimizer::{
 
 use super::query::{json_of, print_json};
 use super::{Channel, Connection, RangeArgs};
+use crate::output::say_line;
 
 /// Trials printed at the end of a study.
 const PRINTED_TRIALS: i32 = 10;
@@ -220,13 +221,13 @@ pub async fn run(connection: &Connection, command: &StudyCommand) -> Result<()> 
                 return print_json(&answer, "candlemesh.optimizer.v1.ListStudiesResponse");
             }
             for study in &answer.studies {
-                println!("{:<38} {:<10} {}/{}", study.study_id, state(study), study.trials_done, study.trials_total);
+                say_line!("{:<38} {:<10} {}/{}", study.study_id, state(study), study.trials_done, study.trials_total);
             }
         }
         StudyCommand::Cancel { study } => {
             let answer = client.cancel_study(CancelStudyRequest { study_id: study.clone() }).await.map_err(explain)?;
             let study = answer.into_inner().study.unwrap_or_default();
-            println!("{} {}", study.study_id, state(&study));
+            say_line!("{} {}", study.study_id, state(&study));
         }
     }
     Ok(())
@@ -255,12 +256,12 @@ fn print_study(study: &Study, trials: &[Trial], json: bool) -> Result<()> {
         let trials: Result<Vec<_>> =
             trials.iter().map(|trial| json_of(trial, "candlemesh.optimizer.v1.Trial")).collect();
         let study = json_of(study, "candlemesh.optimizer.v1.Study")?;
-        println!("{}", serde_json::to_string_pretty(&serde_json::json!({ "study": study, "best": trials? }))?);
+        say_line!("{}", serde_json::to_string_pretty(&serde_json::json!({ "study": study, "best": trials? }))?);
         return Ok(());
     }
-    println!("study {}  {}  {}/{} trials", study.study_id, state(study), study.trials_done, study.trials_total);
+    say_line!("study {}  {}  {}/{} trials", study.study_id, state(study), study.trials_done, study.trials_total);
     for trial in trials {
-        println!("  {}", trial_line(trial));
+        say_line!("  {}", trial_line(trial));
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ pub(super) fn write(folder: &Path) -> Result<Vec<FileSpec>> {
         let mut random = StdRng::seed_from_u64(SEED + index as u64);
         let mut price: f64 = random.random_range(80.0..900.0);
         // Every instrument drifts its own way, so that a screen has something to choose.
-        let drift = (index as f64 - INSTRUMENTS as f64 / 2.0) * 0.000_004;
+        let drift = (index as f64 - INSTRUMENTS as f64 / 2.0) * 0.000_001_5;
         for date in dates.iter().take(SESSIONS) {
             let mood = (random.random::<f64>() - 0.5) * 0.000_25 + drift;
             for session in &calendar.day(*date).sessions {

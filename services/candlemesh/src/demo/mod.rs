@@ -15,6 +15,7 @@ use mesh::Drain;
 
 use crate::client::Connection;
 use crate::config::{Config, Overrides};
+use crate::output::{say, say_line};
 use crate::up::Mesh;
 
 /// `demo`'s arguments.
@@ -55,8 +56,8 @@ pub async fn run(args: &DemoArgs) -> Result<ExitCode> {
     report.seconds = started.elapsed().as_secs_f64();
     report.peak_memory_mib = peak_memory_mib();
     match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&report)?),
-        false => print!("{}", render::text(&report)),
+        true => say_line!("{}", serde_json::to_string_pretty(&report)?),
+        false => say!("{}", render::text(&report)),
     }
     Ok(if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

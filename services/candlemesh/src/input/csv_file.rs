@@ -7,7 +7,7 @@ use csv::{ReaderBuilder, StringRecord};
 use flate2::read::MultiGzDecoder;
 use market::{Candle, Millis, Timeframe};
 
-use super::{Chunker, FileSpec, InputError, Sink, display};
+use super::{CANDLE_HEADER, Chunker, FileSpec, InputError, Sink, display};
 
 /// Positions of the columns.
 struct Columns {
@@ -48,6 +48,10 @@ pub(super) fn read(spec: &FileSpec, sink: &mut dyn Sink) -> Result<(), InputErro
         }
         line = record.position().map_or(line + 1, csv::Position::line);
         let go_on = match candle(&record, &columns, spec.timeframe) {
+            // Which of the fields is one too many, nobody can say.
+            _ if record.len() > headers.len() => {
+                chunker.bad_row(line, format!("{} fields under a header of {}", record.len(), headers.len()))
+            }
             Ok(candle) => chunker.push(instrument, line, candle),
             Err(reason) => chunker.bad_row(line, reason),
         };
@@ -68,11 +72,12 @@ fn reason_of(error: &csv::Error) -> String {
 
 fn columns(headers: &StringRecord, file: &str) -> Result<Columns, InputError> {
     let find = |name: &str| headers.iter().position(|header| header.eq_ignore_ascii_case(name));
+    let missing = |column| InputError::Column { file: file.to_owned(), column, expected: CANDLE_HEADER };
     let time = TIME.iter().find_map(|name| find(name));
-    let time = time.ok_or_else(|| InputError::Column { file: file.to_owned(), column: "timestamp" })?;
+    let time = time.ok_or_else(|| missing("timestamp"))?;
     let mut ohlcv = [0; 5];
     for (position, name) in ohlcv.iter_mut().zip(OHLCV) {
-        *position = find(name).ok_or_else(|| InputError::Column { file: file.to_owned(), column: name })?;
+        *position = find(name).ok_or_else(|| missing(name))?;
     }
     Ok(Columns { time, ohlcv, open_interest: find("open_interest"), trading_date: find("trading_date") })
 }
@@ -160,6 +165,15 @@ mod tests {
         assert_eq!(collected.chunks[0].rows[1].open_interest, Some(7.0));
         assert_eq!(collected.bad[0], BadRow { line: 3, reason: "high 'x' is not a number".into() });
         assert!(collected.bad[1].reason.contains("'never'"));
+    }
+
+    #[test]
+    fn a_row_longer_than_its_header_is_refused() {
+        let text = "timestamp,open,high,low,close,volume\n2020-01-02T14:30:00Z,1,2,0.5,1.5,10,99\n";
+        let (collected, outcome) = read_text("a.csv", text.as_bytes(), Timeframe::M1);
+        outcome.unwrap();
+        assert!(collected.chunks.is_empty());
+        assert_eq!(collected.bad, [BadRow { line: 2, reason: "7 fields under a header of 6".into() }]);
     }
 
     #[test]

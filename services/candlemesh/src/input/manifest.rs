@@ -24,10 +24,11 @@ impl Manifest {
     pub fn read(path: &Path) -> Result<Manifest, InputError> {
         let file = display(path);
         let broken = |line: u64, reason: String| InputError::Broken { file: file.clone(), line, reason };
-        let mut reader = csv::Reader::from_path(path).map_err(|error| broken(0, error.to_string()))?;
+        let mut reader = csv::Reader::from_path(path)
+            .map_err(|error| InputError::Unreadable { file: file.clone(), reason: error.to_string() })?;
         let headers = reader.headers().map_err(|error| broken(1, error.to_string()))?.clone();
         let position = |name: &str| headers.iter().position(|header| header == name);
-        let missing = |column| InputError::Column { file: file.clone(), column };
+        let missing = |column| InputError::Column { file: file.clone(), column, expected: "key,file[,interval]" };
         let key = position("key").ok_or_else(|| missing("key"))?;
         let name = position("file").ok_or_else(|| missing("file"))?;
         let interval = position("interval");

@@ -20,10 +20,12 @@ pub enum InputError {
     Open { file: String, source: std::io::Error },
     #[error("{file}: is not a known kind of file; accepted: .csv, .csv.gz, .parquet")]
     Kind { file: String },
-    #[error(
-        "{file}: column '{column}' is missing; a header of timestamp,open,high,low,close,volume[,open_interest] is expected"
-    )]
-    Column { file: String, column: &'static str },
+    #[error("{file}: is a folder; name the files in it, or load what a --manifest lists")]
+    Folder { file: String },
+    #[error("{file}: column '{column}' is missing; a header of {expected} is expected")]
+    Column { file: String, column: &'static str, expected: &'static str },
+    #[error("{file}: {reason}")]
+    Unreadable { file: String, reason: String },
     #[error("{file}: no instrument is known for it; pass --instrument KEY, or --manifest with a row for it")]
     NoInstrument { file: String },
     #[error("{file}, line {line}: {reason}")]
@@ -66,6 +68,9 @@ pub trait Sink {
 /// Reads a file into `sink`. What was read before an error has been handed over.
 pub fn read(spec: &FileSpec, sink: &mut dyn Sink) -> Result<(), InputError> {
     let name = spec.path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    if spec.path.is_dir() {
+        return Err(InputError::Folder { file: display(&spec.path) });
+    }
     if name.ends_with(".parquet") {
         parquet_file::read(spec, sink)
     } else if name.ends_with(".csv") || name.ends_with(".csv.gz") {
@@ -74,6 +79,9 @@ pub fn read(spec: &FileSpec, sink: &mut dyn Sink) -> Result<(), InputError> {
         Err(InputError::Kind { file: display(&spec.path) })
     }
 }
+
+/// Columns of a candle file.
+const CANDLE_HEADER: &str = "timestamp,open,high,low,close,volume[,open_interest]";
 
 fn display(path: &Path) -> String {
     path.display().to_string()

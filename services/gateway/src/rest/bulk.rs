@@ -157,8 +157,15 @@ fn batches(batches: impl Iterator<Item = Result<arrow_array::RecordBatch, Proble
         if rows.len() + batch.num_rows() > MAX_ROWS {
             return Err(too_many(rows.len() + batch.num_rows()));
         }
-        let candles = proto::arrow::candles(&batch)?;
-        rows.extend(candles.iter().map(|candle| Ok(wire_candle(candle))));
+        if batch.column_by_name("key").is_some() {
+            let detail =
+                "the column would be ignored: one body holds the rows of one instrument; send one body for each";
+            return Err(Problem::field("key", detail));
+        }
+        let candles = proto::arrow::delivered_candles(&batch)?.into_iter();
+        let row =
+            |candle: Option<market::Candle>| candle.as_ref().map(wire_candle).ok_or("open_time: is null".to_owned());
+        rows.extend(candles.map(row));
     }
     Ok(rows)
 }

@@ -143,7 +143,10 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let bytes = if bytes.is_empty() { b"{}" } else { bytes };
     serde_json::from_slice(bytes).map_err(|error| {
         let text = error.to_string();
-        let field = text.split('`').nth(1).unwrap_or("body").to_owned();
+        // Only these two texts quote a field; of a wrong type, the quoted word is the value.
+        let names_field = text.starts_with("unknown field") || text.starts_with("missing field");
+        let field = if names_field { text.split('`').nth(1) } else { None };
+        let field = field.unwrap_or("body").to_owned();
         Problem::field(&field, text)
     })
 }
@@ -151,4 +154,24 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 /// Parses an instrument key of the path.
 pub(super) fn key(text: &str) -> Result<InstrumentKey, Problem> {
     Ok(proto::convert::instrument_key("instrument_key", text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_a_body_name_a_field_and_never_a_value() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Body {
+            #[serde(rename = "start")]
+            _start: String,
+        }
+        for (text, field) in [(r#"{"begin":"x"}"#, "begin"), ("{}", "start"), (r#"{"start":5}"#, "body"), ("{", "body")]
+        {
+            let problem = format!("{:?}", parse::<Body>(text.as_bytes()).unwrap_err());
+            assert!(problem.contains(&format!("fields: [(\"{field}\", ")), "{text}: {problem}");
+        }
+    }
 }

@@ -56,6 +56,7 @@ pub(super) async fn multi(
     let instrument_key = call::key(&key)?.to_string();
     let MultiRequest { start, end, timeframes, indicators } = call::json(&gateway, body)?;
     let range = Some(time_range(start.as_deref(), end.as_deref())?);
+    let timeframes = distinct(&timeframes)?;
     let with_columns = !indicators.is_empty();
     let request = GetMultiCandlesRequest { instrument_key: instrument_key.clone(), timeframes, range, indicators };
     let mut client = call.aggregation()?;
@@ -68,6 +69,18 @@ pub(super) async fn multi(
         MultiAnswer { instrument_key, timeframes: ByTimeframe(answers) }
     };
     call.render(Some(engine), rows, make).await
+}
+
+/// Each timeframe once, in the order asked: the answer is an object, and `day` and `1d` would be the same member twice.
+fn distinct(asked: &[String]) -> Result<Vec<String>, Problem> {
+    let mut distinct = Vec::new();
+    for (index, text) in asked.iter().enumerate() {
+        let timeframe = proto::convert::timeframe(&format!("timeframes[{index}]"), text, None)?.to_string();
+        if !distinct.contains(&timeframe) {
+            distinct.push(timeframe);
+        }
+    }
+    Ok(distinct)
 }
 
 fn render(answer: GetCandlesResponse, engine: &'static str, with_columns: bool) -> CandlesAnswer {
@@ -93,7 +106,12 @@ impl CandlesQuery {
     fn parse(uri: &Uri) -> Result<CandlesQuery, Problem> {
         let mut query = CandlesQuery::default();
         let (mut start, mut end) = (None, None);
+        let mut seen: Vec<String> = Vec::new();
         for (name, value) in pairs(uri)? {
+            if seen.contains(&name) && name != "indicators" {
+                return Err(Problem::field(&name, "given more than once"));
+            }
+            seen.push(name.clone());
             match name.as_str() {
                 "start" => start = Some(value),
                 "end" => end = Some(value),
@@ -151,6 +169,13 @@ mod tests {
     }
 
     #[test]
+    fn a_timeframe_by_two_names_is_one_member_of_the_answer() {
+        let asked = ["5m", "day", "1d", "5minute"].map(str::to_owned);
+        assert_eq!(distinct(&asked).unwrap(), ["5m", "1d"]);
+        assert!(distinct(&["1d".to_owned(), "9z".to_owned()]).is_err());
+    }
+
+    #[test]
     fn queries_refuse_what_they_do_not_know() {
         let parse = |text: &str| CandlesQuery::parse(&text.parse().unwrap());
         let query =
@@ -161,7 +186,7 @@ mod tests {
             (query.indicators, query.gap_fill, query.revision),
             (vec!["sma:9".into(), "vwap".into()], true, Some(7))
         );
-        for bad in ["/x?from=1", "/x?gap_fill=yes", "/x?as_of=-1", "/x?start=yesterday"] {
+        for bad in ["/x?from=1", "/x?gap_fill=yes", "/x?as_of=-1", "/x?start=yesterday", "/x?as_of=1&as_of=2"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

@@ -143,11 +143,15 @@ async fn the_cache_is_passed_by_when_switched_off_or_when_an_input_differs() {
 
 #[tokio::test]
 async fn a_table_too_large_to_keep_is_answered_and_not_kept() {
-    let indicators = indicators(&Config::default(), source(90_000));
-    let asked = query(&[], 0..90_000);
-    for _ in 0..2 {
-        let answer = indicators.compute(Engine::V2, &asked).await.unwrap();
-        assert_eq!((answer.source, answer.table.open_time.len()), (Source::Computed, 90_000));
+    // Fourteen columns of so many rows are 33.6 MB, just over what is kept.
+    let rows = 300_000_i64;
+    let indicators = indicators(&Config::default(), source(300_000));
+    for (range, second) in [(0..rows, Source::Computed), (0..rows / 2, Source::Local)] {
+        let asked = query(&[], range.clone());
+        for source in [Source::Computed, second] {
+            let answer = indicators.compute(Engine::V2, &asked).await.unwrap();
+            assert_eq!((answer.source, answer.table.open_time.len() as i64), (source, range.end));
+        }
     }
 }
 

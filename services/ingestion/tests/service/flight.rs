@@ -147,6 +147,30 @@ async fn a_wrong_schema_names_the_column_also_without_rows() {
 }
 
 #[tokio::test]
+async fn a_damaged_batch_ends_its_stream_and_nobody_elses_call() {
+    let mesh = start().await;
+    let mut client = client(&mesh);
+    let encoder = FlightDataEncoderBuilder::new().with_flight_descriptor(Some(path(&["CRYPTO|X"])));
+    let batches = encoder.build(futures::stream::iter([Ok(minutes(0, 100))]));
+    let mut data: Vec<_> = batches.map(|data| data.unwrap()).collect().await;
+    // The header still promises the columns that were cut off.
+    let batch = data.last_mut().unwrap();
+    batch.data_body = batch.data_body.slice(..8);
+    // Two calls on one connection: one that waits for the next batch, and the damaged one.
+    let (sender, receiver) = tokio::sync::mpsc::channel(2);
+    let good = FlightDataEncoderBuilder::new().with_flight_descriptor(Some(path(&["CRYPTO|Y"])));
+    let good = good.build(tokio_stream::wrappers::ReceiverStream::new(receiver).map(Ok));
+    sender.send(minutes(0, 1)).await.unwrap();
+    let mut waiting = client.do_put(good.map(|data| data.unwrap())).await.unwrap().into_inner();
+    waiting.message().await.unwrap().unwrap();
+
+    let damaged = client.do_put(futures::stream::iter(data)).await.unwrap().into_inner().message().await;
+    assert_eq!(damaged.unwrap_err().code(), Code::Internal);
+    sender.send(minutes(1, 1)).await.unwrap();
+    assert!(waiting.message().await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn descriptors_that_name_nothing_storable_are_refused() {
     let mesh = start().await;
     let aggregated = br#"{"candles":{"instrument_key":"CRYPTO|X","timeframe":"5m"}}"#;

@@ -34,8 +34,11 @@ async fn start() -> Running {
 }
 
 async fn start_over(stores: store::Stores) -> Running {
-    let ports = ingestion::Ports { stores };
-    let app = ingestion::App::build(&ServerConfig::default(), ingestion::Config::default(), ports).await.unwrap();
+    start_with(ingestion::Config::default(), stores).await
+}
+
+async fn start_with(config: ingestion::Config, stores: store::Stores) -> Running {
+    let app = ingestion::App::build(&ServerConfig::default(), config, ingestion::Ports { stores }).await.unwrap();
     let (address, drain) = (format!("http://{}", app.address()), Drain::new());
     tokio::spawn(app.serve(drain.clone()));
     let client = IngestionServiceClient::new(mesh::client::connect(&address).unwrap())

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
-use crate::{batch, data, fault, flat, flat_at, start, start_over};
+use crate::{batch, data, fault, flat, flat_at, start, start_over, start_with};
 
 const RELIANCE: &str = "NSE_EQ|INE002A01018";
 
@@ -235,4 +235,33 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
     let instrument_keys = ["CRYPTO|X", "CRYPTO|Y", "CRYPTO|X"].map(String::from).to_vec();
     let answer = mesh.client.clone().get_revisions(GetRevisionsRequest { instrument_keys }).await.unwrap();
     assert_eq!(answer.into_inner().revisions, [1, 0, 1]);
+}
+
+#[tokio::test]
+async fn superseded_candles_go_when_their_retention_has_passed() {
+    let (stores, key, at) = (store::Stores::memory(), "CRYPTO|X", "2021-01-01T00:00:00Z");
+    let mesh = start_over(stores.clone()).await;
+    for price in [1.0, 2.0] {
+        mesh.put(batch(key, "1m", vec![flat(at, price)])).await.unwrap();
+    }
+    let read = async |mesh: &crate::Running| {
+        let source = RemoteIngestion::connect(&mesh.address).unwrap();
+        let (key, all) = (key.parse().unwrap(), market::TimeRange::ALL);
+        source.stored(&key, market::Timeframe::M1, all, Some(1)).await.map(|stored| stored.revision)
+    };
+    assert_eq!(read(&mesh).await.unwrap(), 1);
+    // What was superseded in this very millisecond is not yet older than no time at all.
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    let config = ingestion::Config { retention: std::time::Duration::ZERO, ..Default::default() };
+    let mesh = start_with(config, stores).await;
+    let mut answer = read(&mesh).await;
+    for _ in 0..100 {
+        if answer.is_err() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        answer = read(&mesh).await;
+    }
+    let error = answer.unwrap_err();
+    assert_eq!((error.code, error.reason.as_str()), (Code::FailedPrecondition, "REVISION_EXPIRED"));
 }
