@@ -1,0 +1,18 @@
+//! End-to-end tests: a whole mesh, asked through its gateway as any client would.
+//!
+//! `oracle` holds answers against values computed elsewhere; `scenario` walks through everything a mesh does, once in one process
+//! and once in six; `crash` and `drain` end processes at bad moments; `cli` is the command line, `clients` other languages.
+
+mod cli;
+mod clients;
+mod crash;
+mod drain;
+mod oracle;
+mod scenario;
+
+use std::path::Path;
+
+/// The executable of this build.
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_candlemesh-under-test"))
+}
