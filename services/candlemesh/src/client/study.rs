@@ -47,7 +47,7 @@ pub struct RunArgs {
     pub strategy: StrategyArg,
     #[arg(long, default_value = "1d")]
     pub timeframe: Timeframe,
-    /// name=start:stop[:step], for example fast=5:50:5; repeat per parameter.
+    /// `name=start:stop[:step]`, for example `fast=5:50:5`; repeat per parameter.
     #[arg(long = "parameter", short = 'p', value_parser = parse_parameter)]
     pub parameters: Vec<Parameter>,
     /// Draw this many trials at random instead of the whole grid.
