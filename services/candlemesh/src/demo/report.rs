@@ -73,8 +73,12 @@ pub(super) struct Indicators {
     pub(super) rows: usize,
     /// Last defined value of each column.
     pub(super) last: Vec<(String, Option<f64>)>,
+    /// From the call to the answer, fetching candles included.
     pub(super) v1_ms: f64,
     pub(super) v2_ms: f64,
+    /// Computing alone, as the service reports it.
+    pub(super) v1_compute_ms: f64,
+    pub(super) v2_compute_ms: f64,
     /// Largest |v1 - v2| / max(1, |v1|) over all values.
     pub(super) largest_difference: f64,
     pub(super) second_call_ms: f64,

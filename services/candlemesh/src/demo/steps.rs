@@ -164,6 +164,8 @@ impl Tour<'_> {
             last: v2.columns.iter().map(last).collect(),
             v1_ms,
             v2_ms,
+            v1_compute_ms: v1.compute_ms,
+            v2_compute_ms: v2.compute_ms,
             largest_difference,
             second_call_ms,
             second_call_cached: again.cached,
