@@ -261,7 +261,13 @@ impl Studies {
         for _ in 0..self.runner.config.max_concurrent_studies.max(1) {
             workers.spawn(Arc::clone(&self).run_studies());
         }
-        while workers.join_next().await.is_some() {}
+        while let Some(ended) = workers.join_next().await {
+            // A defect met in one study must not take the place of all later ones; that study stays as it was stored.
+            if ended.is_err_and(|error| error.is_panic()) {
+                tracing::error!("a study's worker panicked; another takes its place");
+                workers.spawn(Arc::clone(&self).run_studies());
+            }
+        }
     }
 
     async fn take_up(self: Arc<Self>) {

@@ -22,7 +22,8 @@ enum Scale {
     Value,
     /// The value, at least 1: percentages, whose rounding does not shrink with them.
     Percent,
-    /// The value, at least the close: differences of prices, where both terms carry the rounding of a price.
+    /// The value, at least the close up to 1: differences of prices, where both terms carry the rounding of a price. Never
+    /// looser than an absolute 1e-9, by which the engines must agree, too.
     Price,
 }
 
@@ -150,7 +151,7 @@ fn compare_columns(ours: &Column, oracle: &Column, close: &Column, scale: Scale)
         let least = match scale {
             Scale::Value => 0.0,
             Scale::Percent => 1.0,
-            Scale::Price => close[row].unwrap_or_default(),
+            Scale::Price => close[row].unwrap_or_default().min(1.0),
         };
         let equal = match (a, b) {
             (Some(a), Some(b)) => is_near(*a, *b, least),
