@@ -1,6 +1,6 @@
 //! Wire messages to domain types and back. Every refusal names the request field.
 
-use market::{BucketFrame, Candle, Instrument, InstrumentKey, Millis, TimeRange, Timeframe};
+use market::{BucketFrame, Candle, Frame, Instrument, InstrumentKey, Millis, TimeRange, Timeframe};
 use prost_types::Timestamp;
 
 use crate::wire;
@@ -69,6 +69,52 @@ pub fn wire_range(range: TimeRange) -> wire::TimeRange {
         start_time: (range.start() > TimeRange::ALL.start()).then(|| timestamp(range.start())),
         end_time: (range.end() < TimeRange::ALL.end()).then(|| timestamp(range.end())),
     }
+}
+
+/// Stored candles as columns.
+pub fn columns_of_frame(frame: &Frame) -> wire::CandleColumns {
+    let interest = frame.open_interest();
+    let is_absent = interest.iter().all(|value| value.is_nan());
+    wire::CandleColumns {
+        open_time_ms: frame.open_time().to_vec(),
+        open: frame.open().to_vec(),
+        high: frame.high().to_vec(),
+        low: frame.low().to_vec(),
+        close: frame.close().to_vec(),
+        volume: frame.volume().to_vec(),
+        open_interest: if is_absent {
+            Vec::new()
+        } else {
+            interest.iter().map(|value| if value.is_nan() { 0.0 } else { *value }).collect()
+        },
+        open_interest_absent: if is_absent { Vec::new() } else { absent_rows(interest) },
+    }
+}
+
+fn absent_rows(values: &[f64]) -> Vec<wire::RowRange> {
+    let mut ranges: Vec<wire::RowRange> = Vec::new();
+    for row in (0..values.len() as u32).filter(|row| values[*row as usize].is_nan()) {
+        match ranges.last_mut() {
+            Some(range) if range.end == row => range.end = row + 1,
+            _ => ranges.push(wire::RowRange { start: row, end: row + 1 }),
+        }
+    }
+    ranges
+}
+
+/// Columns back to a frame.
+pub fn frame_of_columns(columns: wire::CandleColumns) -> Result<Frame, FieldError> {
+    let refuse = |reason: String| FieldError::new("candles", reason);
+    let mut interest = columns.open_interest;
+    if interest.is_empty() {
+        interest = vec![f64::NAN; columns.open_time_ms.len()];
+    }
+    for range in columns.open_interest_absent {
+        let rows = interest.get_mut(range.start as usize..range.end as usize);
+        rows.ok_or_else(|| refuse(format!("rows {}..{} are not there", range.start, range.end)))?.fill(f64::NAN);
+    }
+    let ohlcv = [columns.open, columns.high, columns.low, columns.close, columns.volume];
+    Frame::from_columns(columns.open_time_ms, ohlcv, interest).map_err(|error| refuse(error.to_string()))
 }
 
 pub fn timestamp(at: Millis) -> Timestamp {

@@ -49,6 +49,13 @@ fn answered<T>(message: T, engine: Engine) -> Response<T> {
 impl AggregationService for Handlers {
     type BatchGetCandlesStream = BoxStream<'static, Result<BatchGetCandlesResponse, Status>>;
 
+    async fn list_gaps(
+        &self,
+        _request: Request<proto::aggregation::ListGapsRequest>,
+    ) -> Result<Response<proto::aggregation::ListGapsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     #[tracing::instrument(skip_all, fields(instrument = request.get_ref().instrument_key, timeframe = request.get_ref().timeframe, rows))]
     async fn get_candles(&self, request: Request<GetCandlesRequest>) -> Result<Response<GetCandlesResponse>, Status> {
         let engine = self.choose(request.metadata())?;

@@ -59,6 +59,7 @@ impl TryFrom<CandlesTicket> for Query {
             indicators: ticket.indicators,
             gap_fill: ticket.gap_fill,
             revision: ticket.revision,
+            adjustment: ticket.adjustment,
         })
     }
 }

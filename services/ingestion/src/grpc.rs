@@ -64,6 +64,34 @@ impl IngestionService for Service {
         Ok(Response::new(acknowledged.boxed()))
     }
 
+    async fn put_candle_batches(
+        &self,
+        _request: Request<pb::PutCandleBatchesRequest>,
+    ) -> Answer<pb::PutCandleBatchesResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn put_corporate_actions(
+        &self,
+        _request: Request<pb::PutCorporateActionsRequest>,
+    ) -> Answer<pb::PutCorporateActionsResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn list_corporate_actions(
+        &self,
+        _request: Request<pb::ListCorporateActionsRequest>,
+    ) -> Answer<pb::ListCorporateActionsResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn delete_corporate_action(
+        &self,
+        _request: Request<pb::DeleteCorporateActionRequest>,
+    ) -> Answer<pb::DeleteCorporateActionResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn put_instrument(&self, request: Request<pb::PutInstrumentRequest>) -> Answer<pb::PutInstrumentResponse> {
         let instrument = instrument(request.into_inner().instrument).map_err(refuse)?;
         let instrument = self.engine.put_instrument(instrument).await.map_err(refuse)?;

@@ -1,5 +1,6 @@
 //! Where a service gets what it does not own: ports, their remote adapters, and an in-memory twin.
 
+mod changes;
 mod memory;
 mod remote;
 
@@ -8,6 +9,7 @@ use std::fmt::Debug;
 use futures::stream::BoxStream;
 use market::{BucketFrame, Frame, Instrument, InstrumentKey, Millis, TimeRange, Timeframe};
 
+pub use changes::{ChangeBatch, Changes, StoredChange};
 pub use memory::MemorySource;
 pub use remote::{RemoteAggregation, RemoteIngestion};
 

@@ -7,6 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use market::{BucketFrame, Instrument, InstrumentKey, TimeRange, Timeframe};
 use prost::Message;
 use proto::convert;
+use proto::ingestion::change_service_client::ChangeServiceClient;
 use proto::ingestion::ingestion_service_client::IngestionServiceClient;
 use proto::ingestion::{
     GetCoverageRequest, GetGroupRequest, GetInstrumentRequest, GetRevisionsRequest, ListInstrumentsRequest,
@@ -34,7 +35,7 @@ fn flight_client(channel: MeshChannel) -> FlightServiceClient<MeshChannel> {
 }
 
 /// An answer that breaks the contract; logged here, since a remote fault is passed on as it is.
-fn malformed(error: impl std::fmt::Display) -> RemoteError {
+pub(super) fn malformed(error: impl std::fmt::Display) -> RemoteError {
     tracing::error!(%error, "upstream answered a malformed message");
     RemoteError::from_status(&Status::internal(format!("upstream answered a malformed message: {error}")))
 }
@@ -68,6 +69,7 @@ async fn get(
 pub struct RemoteIngestion {
     flight: FlightServiceClient<MeshChannel>,
     client: IngestionServiceClient<MeshChannel>,
+    pub(super) changes: ChangeServiceClient<MeshChannel>,
 }
 
 impl RemoteIngestion {
@@ -75,7 +77,8 @@ impl RemoteIngestion {
     pub fn connect(address: &str) -> Result<Self, ConfigError> {
         let channel = crate::client::connect(address)?;
         let client = IngestionServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Self { flight: flight_client(channel), client })
+        let changes = ChangeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(Self { flight: flight_client(channel), client, changes })
     }
 }
 

@@ -31,11 +31,19 @@ pub(super) async fn one(
     let CandlesQuery { range, indicators, gap_fill, revision } = CandlesQuery::parse(&uri)?;
     if arrow::is_asked_for(&headers) {
         let range = Some(range);
-        let ticket = CandlesTicket { instrument_key, timeframe, range, indicators, gap_fill, revision };
+        let ticket = CandlesTicket { instrument_key, timeframe, range, indicators, gap_fill, revision, adjustment: 0 };
         return arrow::stream(call, Role::Aggregation, frame_ticket::Frame::Candles(ticket)).await;
     }
     let with_columns = !indicators.is_empty();
-    let request = GetCandlesRequest { instrument_key, timeframe, range: Some(range), indicators, gap_fill, revision };
+    let request = GetCandlesRequest {
+        instrument_key,
+        timeframe,
+        range: Some(range),
+        indicators,
+        gap_fill,
+        revision,
+        adjustment: 0,
+    };
     let mut client = call.aggregation()?;
     let response = call.run(Role::Aggregation, client.get_candles(request)).await?;
     let engine = call.answered(Subject::Aggregation, response.metadata());
@@ -58,7 +66,8 @@ pub(super) async fn multi(
     let range = Some(time_range(start.as_deref(), end.as_deref())?);
     let timeframes = distinct(&timeframes)?;
     let with_columns = !indicators.is_empty();
-    let request = GetMultiCandlesRequest { instrument_key: instrument_key.clone(), timeframes, range, indicators };
+    let request =
+        GetMultiCandlesRequest { instrument_key: instrument_key.clone(), timeframes, range, indicators, adjustment: 0 };
     let mut client = call.aggregation()?;
     let response = call.run(Role::Aggregation, client.get_multi_candles(request)).await?;
     let engine = call.answered(Subject::Aggregation, response.metadata());

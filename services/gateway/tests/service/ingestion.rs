@@ -62,6 +62,31 @@ impl IngestionService for Fake {
         Ok(Response::new(GetQuotesResponse { outcomes: outcomes.collect() }))
     }
 
+    async fn put_candle_batches(&self, _request: Request<PutCandleBatchesRequest>) -> Answer<PutCandleBatchesResponse> {
+        none()
+    }
+
+    async fn put_corporate_actions(
+        &self,
+        _request: Request<PutCorporateActionsRequest>,
+    ) -> Answer<PutCorporateActionsResponse> {
+        none()
+    }
+
+    async fn list_corporate_actions(
+        &self,
+        _request: Request<ListCorporateActionsRequest>,
+    ) -> Answer<ListCorporateActionsResponse> {
+        none()
+    }
+
+    async fn delete_corporate_action(
+        &self,
+        _request: Request<DeleteCorporateActionRequest>,
+    ) -> Answer<DeleteCorporateActionResponse> {
+        none()
+    }
+
     async fn put_instrument(&self, _request: Request<PutInstrumentRequest>) -> Answer<PutInstrumentResponse> {
         none()
     }

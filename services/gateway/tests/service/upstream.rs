@@ -118,6 +118,13 @@ pub(crate) fn candles(request: GetCandlesRequest) -> GetCandlesResponse {
 impl AggregationService for Fake {
     type BatchGetCandlesStream = Stream<BatchGetCandlesResponse>;
 
+    async fn list_gaps(
+        &self,
+        _request: Request<proto::aggregation::ListGapsRequest>,
+    ) -> Answer<proto::aggregation::ListGapsResponse> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn get_candles(&self, request: Request<GetCandlesRequest>) -> Answer<GetCandlesResponse> {
         known(&request.get_ref().instrument_key)?;
         let metadata = request.metadata().clone();
