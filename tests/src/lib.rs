@@ -3,7 +3,8 @@
 //!
 //! Map: [`in_process`] and [`processes`] run a mesh; [`postgres`] and [`redis`] the servers it needs ([`server_process`] is how a
 //! server is run); [`rest`] and [`answers`] speak to it; [`made_up`] makes candles from a seed, [`oracle`] reads those of
-//! `../shared/data` with the values that others computed from them; [`python`] finds an interpreter for `tests/clients`.
+//! `../shared/data` with the values that others computed from them; [`traffic`] is load that goes on through faults, [`witness`] knows
+//! what it may see; [`python`] finds an interpreter for `tests/clients`.
 
 pub mod answers;
 pub mod in_process;
@@ -15,3 +16,5 @@ pub mod python;
 pub mod redis;
 pub mod rest;
 pub mod server_process;
+pub mod traffic;
+pub mod witness;

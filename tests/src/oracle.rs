@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail};
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, TimestampMicrosecondType};
-use candlemesh::input::Manifest;
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
+use formats::Manifest;
 use market::InstrumentKey;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -91,10 +91,10 @@ pub fn cases(data: &Path) -> Result<Vec<Case>> {
     let config: ConfigFile = serde_json::from_reader(File::open(data.join("oracle/oracle_config.json"))?)?;
     let case = |entry: ConfigEntry| {
         let file = data.join(&entry.file);
-        let (instrument, _) = manifest.find(&file).with_context(|| format!("{} has no key", file.display()))?;
+        let known = manifest.find(&file).with_context(|| format!("{} has no key", file.display()))?;
         Ok(Case {
             name: entry.name,
-            instrument,
+            instrument: known.instrument.clone(),
             has_indicators: entry.indicators.unwrap_or(true),
             file,
             from: entry.from.unwrap_or_default(),

@@ -80,11 +80,17 @@ impl Postgres {
         Ok(self.url_of(name))
     }
 
-    /// Ends the server as a crash would, without a checkpoint, and starts it again on the same port and data.
-    pub fn restart(&mut self) -> Result<()> {
-        if let Some(mut process) = self.process.take() {
-            process.stop("QUIT")?;
+    /// Ends the server as a crash would, without a checkpoint. [`restart`](Self::restart) brings it back.
+    pub fn stop(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.stop("QUIT"),
+            None => Ok(()),
         }
+    }
+
+    /// Ends the server as a crash would, and starts it again on the same port and data.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
         self.run()
     }
 

@@ -132,18 +132,26 @@ impl Drop for Process {
 pub struct Up {
     program: PathBuf,
     folder: TempDir,
+    settings: Vec<(String, String)>,
     process: Process,
 }
 
 impl Up {
     pub async fn start(program: &Path) -> Result<Up> {
-        let folder = tempfile::Builder::new().prefix("candlemesh-up").tempdir()?;
-        let process = Up::run(program, folder.path()).await?;
-        Ok(Up { program: program.to_owned(), folder, process })
+        Up::start_with(program, &[]).await
     }
 
-    async fn run(program: &Path, folder: &Path) -> Result<Process> {
+    /// With settings as environment variables, which it keeps when it is restarted.
+    pub async fn start_with(program: &Path, settings: &[(&str, &str)]) -> Result<Up> {
+        let folder = tempfile::Builder::new().prefix("candlemesh-up").tempdir()?;
+        let settings: Vec<_> = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let process = Up::run(program, folder.path(), &settings).await?;
+        Ok(Up { program: program.to_owned(), folder, settings, process })
+    }
+
+    async fn run(program: &Path, folder: &Path, settings: &[(String, String)]) -> Result<Process> {
         let mut command = command(program);
+        command.envs(settings.iter().map(|(name, value)| (name, value)));
         command.arg("up").arg("--data-dir").arg(folder.join("data")).args(["--listen", "127.0.0.1:0"]);
         Process::start("up", command, folder).await
     }
@@ -156,6 +164,11 @@ impl Up {
         Ok(self.process.address("gateway")?.to_owned())
     }
 
+    /// Where its database lies.
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     /// Asks it to end; an error if it does not end with status 0.
     pub async fn stop(mut self) -> Result<()> {
         self.process.terminate()?;
@@ -166,7 +179,7 @@ impl Up {
 
     /// Starts it again on the same data, on another port.
     pub async fn restart(&mut self) -> Result<()> {
-        self.process = Up::run(&self.program, self.folder.path()).await?;
+        self.process = Up::run(&self.program, self.folder.path(), &self.settings).await?;
         Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! Exchange calendars: trading dates, sessions and bucket anchors.
 //!
-//! Sources and covered years are named in each calendar's file: NSE from lists, 2013 to 2026; NYSE and CME from rules, exact from 1993 and
-//! 2012; FX and 24x7 from rules for all years; EUREX from rules, exact from 2007. Outside its years a calendar still answers, by weekday.
+//! Sources and covered years are named in each calendar's file, and answered by [`Calendar::known_years`]: NSE from lists, 2013 to 2026;
+//! NYSE, CME and EUREX from rules, exact for 1993, 2013 and 2007 to 2026; FX and 24x7 from rules for all years. Outside its years a
+//! calendar still answers, by weekday or by its rules.
 //!
 //! A trading date runs from local midnight to midnight (NSE, NYSE, EUREX, 24x7), or from 17:00 of the evening before to 17:00 (CME, FX). The
 //! label does not move over weekends: Saturday is a trading day without sessions, so every instant has exactly one date.
@@ -13,6 +14,7 @@ mod hours;
 mod nse;
 mod nyse;
 
+use std::ops::RangeInclusive;
 use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
@@ -34,15 +36,18 @@ const MAX_NAME_CHARS: usize = 64;
 /// Calendars by name, in the order of [`Calendar::NAMES`].
 static SHIPPED: LazyLock<[Arc<Calendar>; 6]> = LazyLock::new(|| {
     [
-        Calendar::new("NSE", 1, "Asia/Kolkata", Roll::Midnight, nse::REGULAR, nse::hours),
-        Calendar::new("NYSE", 1, "America/New_York", Roll::Midnight, nyse::REGULAR, nyse::hours),
-        Calendar::new("CME", 1, "America/Chicago", Roll::EveningBefore, cme::REGULAR, cme::hours),
-        Calendar::new("FX", 1, "America/New_York", Roll::EveningBefore, fx::REGULAR, fx::hours),
-        Calendar::new("EUREX", 1, "Europe/Berlin", Roll::Midnight, eurex::REGULAR, eurex::hours),
-        Calendar::new("24x7", 1, "UTC", Roll::Midnight, AROUND_THE_CLOCK, |_| AROUND_THE_CLOCK),
+        Calendar::new("NSE", 1, nse::YEARS, "Asia/Kolkata", Roll::Midnight, nse::REGULAR, nse::hours),
+        Calendar::new("NYSE", 1, nyse::YEARS, "America/New_York", Roll::Midnight, nyse::REGULAR, nyse::hours),
+        Calendar::new("CME", 2, cme::YEARS, "America/Chicago", Roll::EveningBefore, cme::REGULAR, cme::hours),
+        Calendar::new("FX", 1, ALL_YEARS, "America/New_York", Roll::EveningBefore, fx::REGULAR, fx::hours),
+        Calendar::new("EUREX", 1, eurex::YEARS, "Europe/Berlin", Roll::Midnight, eurex::REGULAR, eurex::hours),
+        Calendar::new("24x7", 1, ALL_YEARS, "UTC", Roll::Midnight, AROUND_THE_CLOCK, |_| AROUND_THE_CLOCK),
     ]
     .map(Arc::new)
 });
+
+/// Of calendars by rule, with nothing to look up.
+const ALL_YEARS: RangeInclusive<i16> = 1900..=2199;
 
 const AROUND_THE_CLOCK: &[Hours] = &[Hours::new(0, hours::at(24, 0))];
 
@@ -71,6 +76,7 @@ pub struct TradingDay {
 pub struct Calendar {
     name: &'static str,
     revision: u32,
+    known_years: RangeInclusive<i16>,
     zone: TimeZone,
     roll: Roll,
     /// Minutes from local midnight at which a regular session opens.
@@ -147,6 +153,14 @@ impl Calendar {
     /// Rises when a shipped rule or date changes; part of cache keys.
     pub fn revision(&self) -> u32 {
         self.revision
+    }
+
+    /// Years whose holidays, half days and special sessions were checked against a published list or real candles.
+    ///
+    /// Outside them the calendar still answers, by weekday or by the rules of the nearest year: a holiday then counts as a session
+    /// and its minutes as missing.
+    pub fn known_years(&self) -> RangeInclusive<i16> {
+        self.known_years.clone()
     }
 
     /// The trading day that holds the instant `at`.
@@ -266,6 +280,7 @@ impl Calendar {
     fn new(
         name: &'static str,
         revision: u32,
+        known_years: RangeInclusive<i16>,
         zone: &'static str,
         roll: Roll,
         regular: &'static [Hours],
@@ -273,7 +288,7 @@ impl Calendar {
     ) -> Self {
         let zone = TimeZone::get(zone).expect("the zone database is compiled in");
         let regular_open = regular.first().map_or(roll.day_start(), |hours| hours.open);
-        Self { name, revision, zone, roll, regular_open, hours }
+        Self { name, revision, known_years, zone, roll, regular_open, hours }
     }
 
     fn shipped(name: &'static str) -> Arc<Calendar> {

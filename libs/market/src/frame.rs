@@ -1,6 +1,6 @@
 //! Columns of one instrument and timeframe.
 
-use crate::{Candle, Date, Error, Millis, Result};
+use crate::{Candle, Date, Error, Factor, Millis, Result};
 
 /// Candles as columns of equal length with strictly increasing open time. Gaps are legal and visible.
 ///
@@ -142,6 +142,26 @@ impl Frame {
         let from = self.open_time.partition_point(|at| *at < start);
         let to = self.open_time.partition_point(|at| *at < end);
         from..to.max(from)
+    }
+
+    /// Puts a factor on prices and volume; open interest stays.
+    ///
+    /// Errors: [`Error::Frame`] when a price or volume is too large for it; the frame is then of no use.
+    pub fn adjust(&mut self, factor: Factor) -> Result<()> {
+        for prices in [&mut self.open, &mut self.high, &mut self.low, &mut self.close] {
+            prices.iter_mut().for_each(|price| *price = factor.price(*price));
+        }
+        self.volume.iter_mut().for_each(|volume| *volume = factor.volume(*volume));
+        let columns = [&self.open, &self.high, &self.low, &self.close, &self.volume];
+        match columns.iter().all(|column| column.iter().all(|value| value.is_finite())) {
+            true => Ok(()),
+            false => Err(Error::Frame("an adjusted price or volume is not finite".into())),
+        }
+    }
+
+    /// The columns, as [`from_columns`](Self::from_columns) takes them.
+    pub fn into_columns(self) -> (Vec<Millis>, [Vec<f64>; 5], Vec<f64>) {
+        (self.open_time, [self.open, self.high, self.low, self.close, self.volume], self.open_interest)
     }
 
     /// Copies the rows of an index range.

@@ -1,8 +1,10 @@
-//! Domain types of candlemesh: instruments, timeframes, time ranges, candles, frames and exchange calendars.
+//! Domain types of candlemesh: instruments, timeframes, time ranges, candles, frames,
+//! exchange calendars and corporate actions.
 //!
 //! Every service and library speaks in these types once a message has been parsed. The crate does no I/O, knows no
 //! transport and reads no clock: time is always an argument.
 
+mod action;
 mod calendar;
 mod candle;
 mod error;
@@ -11,6 +13,7 @@ mod instrument;
 mod time;
 mod timeframe;
 
+pub use action::{ActionKind, ActionTerms, Adjustment, CorporateAction, Factor, Factors};
 pub use calendar::{Calendar, Session, TradingDay};
 pub use candle::{Candle, RowFault};
 pub use error::Error;

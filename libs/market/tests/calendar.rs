@@ -36,7 +36,9 @@ fn irregular(name: &str, first: &str, last: &str, regular_close_hour: i64) -> BT
             }
             Some(session) => {
                 // Clocks do not change during a session, so its length gives the local close.
-                let minutes = (session.close - day.start) / MINUTE_MS;
+                // From midnight: a trading date of CME starts at 17:00 of the evening before.
+                let evening = if name == "CME" { 7 * 60 } else { 0 };
+                let minutes = (session.close - day.start) / MINUTE_MS - evening;
                 if minutes != regular_close_hour * 60 {
                     found.insert(date, format!("{:02}:{:02}", minutes / 60, minutes % 60));
                 }
@@ -98,6 +100,32 @@ fn nyse_closures_and_half_days_match_exchange_calendars() {
 #[test]
 fn eurex_closures_match_exchange_calendars() {
     assert_eq!(irregular("EUREX", "2007-01-01", "2026-12-31", 22), golden(include_str!("golden/eurex.csv")));
+}
+
+/// The library closes at noon on the half days of the share exchanges, where CME's own schedules say 12:15, and does not close on
+/// two Good Fridays; these are the only differences.
+#[test]
+fn cme_closures_and_early_closes_match_pandas_market_calendars() {
+    let mut ours = irregular("CME", "2013-01-01", "2026-12-31", 16);
+    // A trading date starts at 17:00 of the evening before, and the close of 16:15 was regular until 2015.
+    ours.retain(|date, close| close != "16:15" || *date >= parse_date("2015-09-21").unwrap());
+    let golden = golden(include_str!("golden/cme.csv"));
+    let mut differences = Vec::new();
+    for date in ours.keys().chain(golden.keys()).collect::<BTreeSet<_>>() {
+        match (ours.get(date).map(String::as_str), golden.get(date).map(String::as_str)) {
+            (ours, golden) if ours == golden => {}
+            (Some("12:15"), Some("12:00")) => {}
+            (ours, golden) => differences.push(format!("{date} {ours:?} {golden:?}")),
+        }
+    }
+    let expected = [
+        // Mourning: futures traded until half past eight, as CME announced.
+        r#"2018-12-05 Some("08:30") Some("closed")"#,
+        r#"2024-03-29 Some("closed") Some("08:15")"#,
+        r#"2025-01-09 Some("08:30") Some("closed")"#,
+        r#"2025-04-18 Some("closed") Some("08:15")"#,
+    ];
+    assert_eq!(differences, expected);
 }
 
 #[test]
@@ -198,6 +226,7 @@ fn minutes_of_other_markets_fall_into_their_sessions() {
     let Some(dir) = data_dir() else { return };
     for (file, name) in [
         ("1m/CME_ESH22.csv.gz", "CME"),
+        ("1m/CME_ESZ3_ES201312.csv.gz", "CME"),
         ("1m/EUREX_FESX-2006.csv.gz", "EUREX"),
         ("1m/FX_GBPUSD_GBPUSD-bid.csv.gz", "FX"),
         ("1m/FX_EURUSD.csv.gz", "FX"),
@@ -211,6 +240,50 @@ fn minutes_of_other_markets_fall_into_their_sessions() {
     // Currency futures trade through the noon halt of Martin Luther King's day.
     let share = outside_share(&dir, "1m/CME_6EH4.csv.gz", "CME");
     assert!(share > 0.0 && share < 0.01, "{share}");
+}
+
+/// Every file of minutes: each date with a minute is a trading date of the key's calendar, and its minutes lie inside the sessions.
+#[test]
+fn every_minute_of_every_file_falls_on_a_trading_date_and_into_its_sessions() {
+    let Some(dir) = data_dir() else { return };
+    let list = std::fs::read_to_string(dir.join("instruments_1m.csv")).unwrap();
+    let mut lines = list.lines();
+    let header: Vec<&str> = lines.next().unwrap().split(',').collect();
+    let field = |name: &str| header.iter().position(|column| *column == name).unwrap();
+    let (file, key) = (field("file"), field("key"));
+    let (mut files, mut found) = (0, BTreeMap::new());
+    for line in lines.filter(|line| line.contains("1m/")) {
+        let fields: Vec<&str> = line.split(',').collect();
+        let calendar = Calendar::for_key(&fields[key].parse().unwrap()).unwrap();
+        let (mut closed, mut outside) = (BTreeSet::new(), 0_u32);
+        let mut day = calendar.day_at(0);
+        for text in column(&dir.join(fields[file]), "timestamp") {
+            let at = parse_millis(&text).unwrap();
+            if !(day.start..day.end).contains(&at) {
+                day = calendar.day_at(at);
+            }
+            match day.sessions.is_empty() {
+                true => drop(closed.insert(day.date)),
+                false => outside += u32::from(!day.sessions.iter().any(|s| s.open <= at && at < s.close)),
+            }
+        }
+        files += 1;
+        if outside > 0 || !closed.is_empty() {
+            found.insert(fields[key].to_owned(), (closed, outside));
+        }
+    }
+    assert_eq!(files, 83);
+    let outside = [
+        // Currency futures trade on through the noon halt of Martin Luther King's day.
+        ("CME|6EH4", 155),
+        // One pre-open candle and the closing prices of the two Saturday trials.
+        ("NSE_INDEX|Nifty 50", 6),
+        // Pre- and post-market: all but the 390 minutes of 8 sessions.
+        ("US|SPY-EXT", 7218 - 8 * 390),
+    ];
+    let expected: BTreeMap<String, _> =
+        outside.into_iter().map(|(key, outside)| (key.to_owned(), (BTreeSet::new(), outside))).collect();
+    assert_eq!(found, expected);
 }
 
 #[test]

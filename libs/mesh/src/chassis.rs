@@ -245,7 +245,10 @@ const FOREIGN_METHODS: [&str; 13] = [
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
-/// Bounded label: methods that exist by name, other gRPC paths as `unknown`, the rest as `http`.
+/// REST answers below it are events: their calls last as long as their client stays.
+const HTTP_STREAMS: &str = "/api/v1/stream/";
+
+/// Bounded label: methods that exist by name, other gRPC paths as `unknown`, streams of events as `http-stream`, the rest as `http`.
 fn metric_path(path: &str) -> String {
     let known = FOREIGN_METHODS.contains(&path) || is_own_method(path);
     match known {
@@ -253,6 +256,7 @@ fn metric_path(path: &str) -> String {
         false if ["/candlemesh.", "/arrow.", "/grpc."].iter().any(|prefix| path.starts_with(prefix)) => {
             "unknown".to_owned()
         }
+        false if path.starts_with(HTTP_STREAMS) => "http-stream".to_owned(),
         false => "http".to_owned(),
     }
 }
@@ -420,6 +424,7 @@ mod tests {
         assert_eq!(metric_path("/candlemesh.aggregation.v1.AggregationService/Nope"), "unknown");
         assert_eq!(metric_path("/grpc.health.v1.Health/Invented"), "unknown");
         assert_eq!(metric_path("/api/v1/candles/X"), "http");
+        assert_eq!(metric_path("/api/v1/stream/candles"), "http-stream");
     }
 
     #[test]

@@ -52,11 +52,19 @@ pub struct RemoteError {
 
 impl RemoteError {
     /// Reads a status and its google.rpc details.
+    ///
+    /// What our own transport says of a connection that was lost under a call is UNAVAILABLE, under whatever code it says it: the
+    /// other side was killed or restarted, and the call may be tried again. Only such a status has a source.
     pub fn from_status(status: &Status) -> Self {
         let details = status.get_error_details();
         let fields = details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default();
+        let is_lost = std::error::Error::source(status).is_some();
+        let code = match status.code() {
+            Code::Unknown | Code::Internal if is_lost => Code::Unavailable,
+            code => code,
+        };
         Self {
-            code: status.code(),
+            code,
             reason: details.error_info().map(|info| info.reason.clone()).unwrap_or_default(),
             message: status.message().to_owned(),
             fields: fields.into_iter().map(|violation| (violation.field, violation.description)).collect(),
@@ -208,6 +216,13 @@ mod tests {
         let status = to_status(&fault);
         assert!(status.message().len() <= MAX_TEXT_BYTES + 3 && status.details().len() <= 3 * MAX_TEXT_BYTES);
         assert_eq!(RemoteError::from_status(&status).fields[0].0, "timeframe");
+    }
+
+    #[test]
+    fn a_lost_connection_is_unavailable_and_an_unknown_answer_stays_unknown() {
+        let lost = Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
+        assert_eq!(RemoteError::from_status(&lost).code, Code::Unavailable, "{lost:?}");
+        assert_eq!(RemoteError::from_status(&Status::unknown("answered")).code, Code::Unknown);
     }
 
     #[test]

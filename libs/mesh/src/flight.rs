@@ -1,5 +1,8 @@
 //! Arrow Flight: one adapter between the protocol's service trait and a role that serves frames.
 
+mod describe;
+mod request;
+
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -8,8 +11,8 @@ use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest,
-    HandshakeResponse, PollInfo, PutResult, SchemaAsIpc, SchemaResult, Ticket,
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
+    PollInfo, PutResult, SchemaAsIpc, SchemaResult, Ticket,
 };
 use arrow_ipc::writer::IpcWriteOptions;
 use arrow_schema::SchemaRef;
@@ -20,12 +23,15 @@ use proto::wire::FrameTicket;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{MAX_MESSAGE_BYTES, to_status};
+pub use self::describe::{Description, Listing, time_parts};
+pub use self::request::{ListCriteria, MAX_LISTED_INSTRUMENTS, parse_ticket, ticket_of};
+use crate::MAX_MESSAGE_BYTES;
 
 /// Rows per record batch: large enough for full speed, small enough to stay in cache.
 pub const BATCH_ROWS: usize = 16_384;
-/// Message size the encoder splits at.
-const MAX_FLIGHT_DATA_BYTES: usize = 2 * 1024 * 1024;
+/// Memory of a batch the encoder splits at. Columns that grew hold up to twice their rows, so that a full batch of candles takes
+/// 2.3 MB; and a message is never larger than its batch, so that clients with gRPC's usual limit of 4 MB read it.
+const MAX_FLIGHT_DATA_BYTES: usize = 7 * 512 * 1024;
 
 /// Batches of one schema.
 pub struct Frames {
@@ -62,9 +68,14 @@ pub trait FrameServer: Send + Sync + 'static {
     /// Schema of the frame a ticket names.
     async fn schema(&self, ticket: FrameTicket) -> Result<SchemaRef, Status>;
 
-    /// Tickets of the frames there are.
-    async fn list(&self) -> Result<Vec<FrameTicket>, Status> {
-        Ok(Vec::new())
+    /// What is known of the frame a ticket names, and the tickets of its parts; by default one part, the ticket itself.
+    async fn describe(&self, ticket: FrameTicket) -> Result<Description, Status> {
+        Ok(Description { schema: self.schema(ticket.clone()).await?, rows: None, parts: vec![ticket] })
+    }
+
+    /// A page of the frames there are.
+    async fn list(&self, _criteria: ListCriteria) -> Result<Listing, Status> {
+        Ok(Listing::default())
     }
 
     /// Stores what a client puts; each item acknowledges a batch as durable.
@@ -84,25 +95,6 @@ pub fn service<T: FrameServer>(frames: Arc<T>) -> FlightServiceServer<Adapter<T>
 #[derive(Debug)]
 pub struct Adapter<T>(Arc<T>);
 
-fn ticket_of(descriptor: &FlightDescriptor) -> Result<FrameTicket, Status> {
-    if descriptor.cmd.is_empty() {
-        return Err(Status::invalid_argument(
-            "descriptor: a command holding a FrameTicket (protobuf or JSON) is expected, not a path",
-        ));
-    }
-    proto::json::parse_ticket(&descriptor.cmd).map_err(|error| to_status(&error))
-}
-
-fn info(ticket: &FrameTicket, schema: &SchemaRef, descriptor: FlightDescriptor) -> Result<FlightInfo, Status> {
-    let ticket = Ticket { ticket: ticket.encode_to_vec().into() };
-    let info = FlightInfo::new()
-        .try_with_schema(schema)
-        .map_err(|error| Status::internal(error.to_string()))?
-        .with_descriptor(descriptor)
-        .with_endpoint(FlightEndpoint::new().with_ticket(ticket));
-    Ok(info)
-}
-
 #[tonic::async_trait]
 impl<T: FrameServer> FlightService for Adapter<T> {
     type HandshakeStream = BoxStream<'static, Result<HandshakeResponse, Status>>;
@@ -114,7 +106,7 @@ impl<T: FrameServer> FlightService for Adapter<T> {
     type ListActionsStream = BoxStream<'static, Result<ActionType, Status>>;
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        let ticket = proto::json::parse_ticket(&request.get_ref().ticket).map_err(|error| to_status(&error))?;
+        let ticket = parse_ticket(&request.get_ref().ticket)?;
         let frames = self.0.get(ticket, request.metadata()).await?;
         let mut response = Response::new(encode(frames.schema, frames.batches).boxed());
         *response.metadata_mut() = frames.metadata;
@@ -123,9 +115,8 @@ impl<T: FrameServer> FlightService for Adapter<T> {
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
         let descriptor = request.into_inner();
-        let ticket = ticket_of(&descriptor)?;
-        let schema = self.0.schema(ticket.clone()).await?;
-        Ok(Response::new(info(&ticket, &schema, descriptor)?))
+        let description = self.0.describe(ticket_of(&descriptor)?).await?;
+        Ok(Response::new(description.info(descriptor)?))
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
@@ -136,15 +127,17 @@ impl<T: FrameServer> FlightService for Adapter<T> {
         Ok(Response::new(result))
     }
 
-    async fn list_flights(&self, _request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
-        let tickets = self.0.list().await?;
-        let mut infos = Vec::with_capacity(tickets.len());
-        for ticket in tickets {
-            let schema = self.0.schema(ticket.clone()).await?;
-            let descriptor = FlightDescriptor::new_cmd(ticket.encode_to_vec());
-            infos.push(info(&ticket, &schema, descriptor));
+    async fn list_flights(&self, request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
+        let Listing { flights, next } = self.0.list(ListCriteria::parse(&request.get_ref().expression)?).await?;
+        let mut infos = Vec::with_capacity(flights.len());
+        for (ticket, description) in flights {
+            infos.push(description.info(FlightDescriptor::new_cmd(ticket.encode_to_vec()))?);
         }
-        Ok(Response::new(futures::stream::iter(infos).boxed()))
+        // The last flight of a page says how to ask for the next.
+        if let (Some(next), Some(last)) = (next, infos.last_mut()) {
+            last.app_metadata = next.to_json().into();
+        }
+        Ok(Response::new(futures::stream::iter(infos).map(Ok).boxed()))
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
@@ -153,7 +146,7 @@ impl<T: FrameServer> FlightService for Adapter<T> {
         let descriptor = first
             .flight_descriptor
             .clone()
-            .ok_or_else(|| Status::invalid_argument("the first message carries no descriptor"))?;
+            .ok_or_else(|| Status::invalid_argument("the first message carries no descriptor of what is put"))?;
         let data = futures::stream::once(async { Ok(first) }).chain(stream.map_err(FlightError::from));
         let batches = FlightRecordBatchStream::new_from_flight_data(data);
         Ok(Response::new(self.0.put(PutStream { descriptor, batches }).await?))
@@ -174,7 +167,7 @@ impl<T: FrameServer> FlightService for Adapter<T> {
         &self,
         _request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoExchangeStream>, Status> {
-        Err(Status::unimplemented("use DoGet or DoPut"))
+        Err(Status::unimplemented("there is no DoExchange: read frames with DoGet, store candles with DoPut"))
     }
 
     async fn do_action(&self, _request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
@@ -200,12 +193,13 @@ fn encode(
         })
 }
 
-/// The status inside a Flight error, or INTERNAL with its text.
+/// The status of a Flight error in what a client sent: the one inside, INVALID_ARGUMENT for what cannot be read, or INTERNAL.
 pub fn status_of(error: FlightError) -> Status {
     match error {
         FlightError::Tonic(status) => *status,
         FlightError::Arrow(error) => Status::invalid_argument(format!("record batch: {error}")),
         FlightError::DecodeError(text) => Status::invalid_argument(format!("record batch: {text}")),
+        FlightError::ProtocolError(text) => Status::invalid_argument(format!("stream of record batches: {text}")),
         other => Status::internal(other.to_string()),
     }
 }

@@ -3,6 +3,7 @@
 //! Services hold what is their own; everything a request passes on its way in or out is here, once. The crate knows no
 //! business rule: it moves frames and faults, it does not compute them.
 
+pub mod bus;
 pub mod cache;
 mod chassis;
 pub mod client;

@@ -12,6 +12,8 @@ use crate::Fault;
 
 /// How long a rejected caller is told to wait.
 const RETRY_HINT: Duration = Duration::from_millis(100);
+/// How long a patient caller waits between two attempts: about the length of a task.
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -60,7 +62,8 @@ struct Shared {
     capacity: usize,
 }
 
-/// Worker threads behind a queue that rejects when full. What was accepted is finished, also at shutdown.
+/// Worker threads behind a queue that rejects when full. What was accepted is finished, also at shutdown,
+/// except tasks whose callers left before they started: those are skipped.
 pub struct CpuPool {
     shared: Arc<Shared>,
     workers: Mutex<Vec<std::thread::JoinHandle<()>>>,
@@ -85,7 +88,8 @@ impl CpuPool {
         Ok(CpuPool { shared, workers: Mutex::new(handles) })
     }
 
-    /// Runs `task` on a worker. Dropping the returned future lets an accepted task finish unheard.
+    /// Runs `task` on a worker. Dropping the returned future lets a task that has started finish unheard, and skips one that
+    /// has not.
     ///
     /// Errors: [`PoolError::Full`] at once when the queue is full; [`PoolError::Panicked`] harms nobody else.
     pub async fn run<T, F>(&self, task: F) -> Result<T, PoolError>
@@ -93,36 +97,42 @@ impl CpuPool {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let (sender, receiver) = oneshot::channel();
-        let submitted = Instant::now();
-        let span = tracing::Span::current();
-        self.submit(Box::new(move || {
-            metrics::histogram!("candlemesh_pool_wait_seconds").record(submitted.elapsed().as_secs_f64());
-            if sender.is_closed() {
-                return;
+        let (task, receiver) = wrapped(task);
+        self.submit(task)?;
+        outcome(receiver).await
+    }
+
+    /// [`run`](Self::run), but waits up to `patience` for room in the queue: for work in the middle of a stream, which would be lost
+    /// with all that was sent before.
+    pub async fn run_within<T, F>(&self, patience: Duration, task: F) -> Result<T, PoolError>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let (mut task, receiver) = wrapped(task);
+        let asked = tokio::time::Instant::now();
+        loop {
+            match self.offer(task) {
+                Ok(()) => return outcome(receiver).await,
+                Err((again, PoolError::Full(_))) if asked.elapsed() < patience => task = again,
+                Err((_, error)) => return Err(rejected(error)),
             }
-            let _entered = span.entered();
-            let started = Instant::now();
-            let outcome = std::panic::catch_unwind(AssertUnwindSafe(task));
-            metrics::histogram!("candlemesh_pool_execution_seconds").record(started.elapsed().as_secs_f64());
-            // The caller may have left; nobody else waits for this.
-            let _ = sender.send(outcome);
-        }))?;
-        match receiver.await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(_)) => Err(PoolError::Panicked),
-            Err(_) => Err(PoolError::ShuttingDown),
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 
     fn submit(&self, task: Task) -> Result<(), PoolError> {
+        self.offer(task).map_err(|(_, error)| rejected(error))
+    }
+
+    /// Queues a task, or gives it back.
+    fn offer(&self, task: Task) -> Result<(), (Task, PoolError)> {
         let mut queue = self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.closed {
-            return Err(PoolError::ShuttingDown);
+            return Err((task, PoolError::ShuttingDown));
         }
         if queue.tasks.len() >= self.shared.capacity {
-            metrics::counter!("candlemesh_pool_rejected_total").increment(1);
-            return Err(PoolError::Full(self.shared.capacity));
+            return Err((task, PoolError::Full(self.shared.capacity)));
         }
         queue.tasks.push_back(task);
         metrics::gauge!("candlemesh_pool_queue_depth").set(queue.tasks.len() as f64);
@@ -148,6 +158,48 @@ impl Drop for CpuPool {
     fn drop(&mut self) {
         self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.shared.wake.notify_all();
+    }
+}
+
+type Caught<T> = std::thread::Result<T>;
+
+/// A task that is measured, isolated and answers to the receiver.
+fn wrapped<T, F>(task: F) -> (Task, oneshot::Receiver<Caught<T>>)
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let (sender, receiver) = oneshot::channel();
+    let submitted = Instant::now();
+    let span = tracing::Span::current();
+    let task = move || {
+        metrics::histogram!("candlemesh_pool_wait_seconds").record(submitted.elapsed().as_secs_f64());
+        if sender.is_closed() {
+            return;
+        }
+        let _entered = span.entered();
+        let started = Instant::now();
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(task));
+        metrics::histogram!("candlemesh_pool_execution_seconds").record(started.elapsed().as_secs_f64());
+        // The caller may have left; nobody else waits for this.
+        let _ = sender.send(outcome);
+    };
+    (Box::new(task), receiver)
+}
+
+/// Counts a task that was turned away for want of room.
+fn rejected(error: PoolError) -> PoolError {
+    if matches!(error, PoolError::Full(_)) {
+        metrics::counter!("candlemesh_pool_rejected_total").increment(1);
+    }
+    error
+}
+
+async fn outcome<T>(receiver: oneshot::Receiver<Caught<T>>) -> Result<T, PoolError> {
+    match receiver.await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(_)) => Err(PoolError::Panicked),
+        Err(_) => Err(PoolError::ShuttingDown),
     }
 }
 
@@ -199,6 +251,28 @@ mod tests {
         assert!(matches!(pool.run(|| ()).await, Err(PoolError::Full(1))));
         release.send(()).unwrap();
         busy.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_patient_caller_gets_the_room_that_becomes_free_and_an_error_when_none_does() {
+        let pool = Arc::new(CpuPool::new(1, 1).unwrap());
+        let (release, gate) = std::sync::mpsc::channel::<()>();
+        let (started, running) = oneshot::channel();
+        let task = move || {
+            let _ = started.send(());
+            let _ = gate.recv();
+        };
+        pool.submit(Box::new(task)).unwrap();
+        running.await.unwrap();
+        pool.submit(Box::new(|| {})).unwrap();
+        let brief = pool.run_within(Duration::from_millis(20), || ()).await;
+        assert!(matches!(brief, Err(PoolError::Full(1))), "{brief:?}");
+        let waiting = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.run_within(Duration::from_secs(30), || 7).await }
+        });
+        release.send(()).unwrap();
+        assert_eq!(waiting.await.unwrap().unwrap(), 7);
     }
 
     #[test]

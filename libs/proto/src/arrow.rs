@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow_array::builder::{BooleanBuilder, Date32Builder, UInt32Builder};
 use arrow_array::types::{
     ArrowPrimitiveType, Date32Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
     TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
@@ -71,56 +70,59 @@ pub fn indicator_schema(columns: &[String], metadata: HashMap<String, String>) -
 }
 
 /// A nullable column: NaN becomes null.
-pub fn nullable_column(values: Vec<f64>) -> ArrayRef {
+pub fn nullable_column(mut values: Vec<f64>) -> ArrayRef {
     if values.iter().all(|value| value.is_finite()) {
         return Arc::new(Float64Array::from(values));
     }
-    let nulls: NullBuffer = values.iter().map(|value| value.is_finite()).collect::<Vec<bool>>().into();
-    let values: Vec<f64> = values.into_iter().map(|value| if value.is_finite() { value } else { 0.0 }).collect();
+    let nulls: NullBuffer = values.iter().map(|value| value.is_finite()).collect();
+    values.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
     Arc::new(Float64Array::new(values.into(), Some(nulls)))
 }
 
-fn candle_columns(frame: &Frame) -> Vec<ArrayRef> {
-    let times = TimestampMillisecondArray::from(frame.open_time().to_vec()).with_timezone("UTC");
+fn candle_columns(frame: Frame) -> Vec<ArrayRef> {
+    let (open_time, ohlcv, open_interest) = frame.into_columns();
+    let times = TimestampMillisecondArray::from(open_time).with_timezone("UTC");
     let mut columns: Vec<ArrayRef> = vec![Arc::new(times)];
-    for values in [frame.open(), frame.high(), frame.low(), frame.close(), frame.volume()] {
-        columns.push(Arc::new(Float64Array::from(values.to_vec())));
-    }
-    columns.push(nullable_column(frame.open_interest().to_vec()));
+    columns.extend(ohlcv.map(|values| Arc::new(Float64Array::from(values)) as ArrayRef));
+    columns.push(nullable_column(open_interest));
     columns
 }
 
 /// Stored candles as a batch of [`candle_schema`].
-pub fn candle_batch(schema: &SchemaRef, frame: &Frame) -> Result<RecordBatch, ArrowError> {
+pub fn candle_batch(schema: &SchemaRef, frame: Frame) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new(Arc::clone(schema), candle_columns(frame))
 }
 
 /// Aggregated candles as a batch of [`bucket_schema`]; `columns` as long as the frame, NaN where undefined.
 pub fn bucket_batch(
     schema: &SchemaRef,
-    buckets: &BucketFrame,
+    buckets: BucketFrame,
     columns: Vec<Vec<f64>>,
 ) -> Result<RecordBatch, ArrowError> {
-    let mut arrays = candle_columns(&buckets.frame);
-    let mut closed = BooleanBuilder::with_capacity(buckets.len());
-    closed.append_slice(&buckets.closed);
-    let mut complete = BooleanBuilder::with_capacity(buckets.len());
-    complete.append_slice(&buckets.complete);
-    let mut source = UInt32Builder::with_capacity(buckets.len());
-    source.append_slice(&buckets.source_count);
-    let mut expected = UInt32Builder::with_capacity(buckets.len());
-    expected.append_slice(&buckets.expected_count);
-    let mut dates = Date32Builder::with_capacity(buckets.len());
-    for date in &buckets.trading_date {
-        dates.append_value(date32(*date));
-    }
-    arrays.push(Arc::new(closed.finish()));
-    arrays.push(Arc::new(complete.finish()));
-    arrays.push(Arc::new(source.finish()));
-    arrays.push(Arc::new(expected.finish()));
-    arrays.push(Arc::new(dates.finish()));
+    let dates = dates32(&buckets.trading_date);
+    let mut arrays = candle_columns(buckets.frame);
+    arrays.push(Arc::new(BooleanArray::from(buckets.closed)));
+    arrays.push(Arc::new(BooleanArray::from(buckets.complete)));
+    arrays.push(Arc::new(UInt32Array::from(buckets.source_count)));
+    arrays.push(Arc::new(UInt32Array::from(buckets.expected_count)));
+    arrays.push(Arc::new(Date32Array::from(dates)));
     arrays.extend(columns.into_iter().map(nullable_column));
     RecordBatch::try_new(Arc::clone(schema), arrays)
+}
+
+/// Days since the epoch of each date; of equal neighbours only the first is counted out, which costs more than all else here.
+fn dates32(dates: &[Date]) -> Vec<i32> {
+    let mut days = Vec::with_capacity(dates.len());
+    let mut last: Option<(Date, i32)> = None;
+    for date in dates {
+        let day = match last {
+            Some((known, day)) if known == *date => day,
+            _ => date32(*date),
+        };
+        last = Some((*date, day));
+        days.push(day);
+    }
+    days
 }
 
 /// Indicator columns as a batch of [`indicator_schema`].
@@ -331,7 +333,7 @@ mod tests {
     fn frames_survive_the_batch_with_absent_open_interest_apart_from_zero() {
         let before = frame_of(5);
         let schema = candle_schema(metadata("US|SPY", "1m", 7));
-        let batch = candle_batch(&schema, &before).unwrap();
+        let batch = candle_batch(&schema, before.clone()).unwrap();
         assert_eq!(batch.column_by_name("open_interest").unwrap().null_count(), 2);
         assert_eq!(rows(&frame(&batch).unwrap()), rows(&before));
         let delivered: Vec<_> = delivered_candles(&batch).unwrap().into_iter().flatten().collect();
@@ -377,7 +379,7 @@ mod tests {
         };
         let names = vec!["sma:9".to_owned()];
         let schema = bucket_schema(&names, metadata("US|SPY", "5m", 7));
-        let batch = bucket_batch(&schema, &buckets, vec![vec![f64::NAN, 1.0, 2.0]]).unwrap();
+        let batch = bucket_batch(&schema, buckets.clone(), vec![vec![f64::NAN, 1.0, 2.0]]).unwrap();
         let back = bucket_frame(&batch).unwrap();
         assert_eq!(rows(&back.frame), rows(&buckets.frame));
         assert_eq!(back.trading_date, buckets.trading_date);

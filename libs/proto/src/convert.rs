@@ -1,9 +1,12 @@
 //! Wire messages to domain types and back. Every refusal names the request field.
 
-use market::{BucketFrame, Candle, Frame, Instrument, InstrumentKey, Millis, TimeRange, Timeframe};
+use market::{
+    ActionTerms, Adjustment, BucketFrame, Candle, CorporateAction, Frame, Instrument, InstrumentKey, Millis, TimeRange,
+    Timeframe,
+};
 use prost_types::Timestamp;
 
-use crate::wire;
+use crate::{ingestion, wire};
 
 /// A request field that was refused: what it is called, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -185,6 +188,66 @@ pub fn wire_instrument(instrument: &Instrument) -> wire::Instrument {
         currency: instrument.currency.clone(),
         tick_size: instrument.tick_size,
         calendar: instrument.calendar.clone(),
+    }
+}
+
+/// Reads a corporate action; `field` is what the message is called in its request.
+pub fn corporate_action(
+    field: &str,
+    message: &ingestion::CorporateAction,
+) -> Result<(InstrumentKey, CorporateAction), FieldError> {
+    use ingestion::corporate_action::Action;
+
+    let key = instrument_key(&format!("{field}.instrument_key"), &message.instrument_key)?;
+    let date_field = || format!("{field}.ex_date");
+    let ex_date = market::parse_date(&message.ex_date).map_err(|error| FieldError::new(date_field(), error))?;
+    if !(1900..2200).contains(&ex_date.year()) {
+        return Err(FieldError::new(date_field(), format!("{ex_date} given; accepted: 1900-01-01 to 2199-12-31")));
+    }
+    let terms = match message.action {
+        Some(Action::Split(ingestion::Split { from, to })) => ActionTerms::Split { from, to },
+        Some(Action::Dividend(ingestion::Dividend { amount })) => ActionTerms::Dividend { amount },
+        None => return Err(FieldError::new(format!("{field}.action"), "is missing; accepted: split, dividend")),
+    };
+    let action = CorporateAction { ex_date, terms };
+    match action.check() {
+        Ok(()) => Ok((key, action)),
+        Err(error) => Err(FieldError::new(format!("{field}.{}", error.field()), error)),
+    }
+}
+
+pub fn wire_action(key: &InstrumentKey, action: &CorporateAction) -> ingestion::CorporateAction {
+    use ingestion::corporate_action::Action;
+
+    let terms = match action.terms {
+        ActionTerms::Split { from, to } => Action::Split(ingestion::Split { from, to }),
+        ActionTerms::Dividend { amount } => Action::Dividend(ingestion::Dividend { amount }),
+    };
+    ingestion::CorporateAction {
+        instrument_key: key.to_string(),
+        ex_date: market::format_date(action.ex_date),
+        action: Some(terms),
+    }
+}
+
+/// Reads how candles are to be adjusted.
+pub fn adjustment(field: &str, value: i32) -> Result<Adjustment, FieldError> {
+    match wire::Adjustment::try_from(value) {
+        Ok(wire::Adjustment::Unspecified) => Ok(Adjustment::Raw),
+        Ok(wire::Adjustment::Splits) => Ok(Adjustment::Splits),
+        Ok(wire::Adjustment::SplitsAndDividends) => Ok(Adjustment::SplitsAndDividends),
+        Err(_) => {
+            let accepted = "0 (as stored), ADJUSTMENT_SPLITS, ADJUSTMENT_SPLITS_AND_DIVIDENDS";
+            Err(FieldError::new(field, format!("{value} given; accepted: {accepted}")))
+        }
+    }
+}
+
+pub fn wire_adjustment(adjustment: Adjustment) -> wire::Adjustment {
+    match adjustment {
+        Adjustment::Raw => wire::Adjustment::Unspecified,
+        Adjustment::Splits => wire::Adjustment::Splits,
+        Adjustment::SplitsAndDividends => wire::Adjustment::SplitsAndDividends,
     }
 }
 

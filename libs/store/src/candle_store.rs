@@ -21,6 +21,8 @@ use crate::{Error, Result};
 
 /// Most rows one [`CandleStore::put_all`] takes: 15 years of one stock's minutes, 80 MB of frames.
 pub const MAX_PUT_ROWS: usize = 1_500_000;
+/// Most candles a change carries: two trading dates of minutes, 56 kB. Whoever follows the log of a bulk load reads the rest.
+pub const MAX_CHANGE_ROWS: usize = 1000;
 
 /// Rows of one instrument and source timeframe to be stored.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +36,7 @@ pub struct Put<'a> {
 }
 
 /// What became of a [`Put`].
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct PutOutcome {
     /// Rows that were new or differed from the stored ones.
     pub stored: u64,
@@ -44,6 +46,8 @@ pub struct PutOutcome {
     pub revision: u64,
     /// Trading dates with a new or altered row, ascending.
     pub changed_dates: Vec<Date>,
+    /// The records the put left in the change log, ascending.
+    pub changes: Vec<Changed>,
 }
 
 /// Candles of one block, trimmed to the range that was asked for; never empty.
@@ -82,6 +86,14 @@ pub struct Change {
     pub last_open_time: Millis,
     /// When it was stored, by the writer's clock.
     pub changed_at: Millis,
+}
+
+/// A record of the change log with what was changed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Changed {
+    pub change: Change,
+    /// The stored candles from the first to the last changed one; absent where they are more than [`MAX_CHANGE_ROWS`].
+    pub candles: Option<Frame>,
 }
 
 /// The newest candle of an instrument, with what a quote shows beside it.
@@ -142,6 +154,9 @@ pub trait CandleStore: Send + Sync + Debug {
         as_of: Option<u64>,
     ) -> BoxStream<'static, Result<Block>>;
 
+    /// Name of the calendar that the instrument's candles are stored by, which [`put_all`](Self::put_all) asks for; `None` while it has none.
+    async fn calendar(&self, key: &InstrumentKey) -> Result<Option<String>>;
+
     /// Current revision of each instrument, in order; `None` where it has no candles.
     async fn revisions(&self, keys: &[InstrumentKey]) -> Result<Vec<Option<u64>>>;
 
@@ -158,13 +173,20 @@ pub trait CandleStore: Send + Sync + Debug {
     /// Errors: `Expired` when records after the cursor were pruned: the reader must start over from the candles.
     async fn changes(&self, after_sequence: u64, limit: usize) -> Result<Vec<Change>>;
 
+    /// The candles now stored from the first to the last changed one of each change, in order. `None` where they are more than
+    /// [`MAX_CHANGE_ROWS`], and where their block does not decode: [`read`](Self::read) says why.
+    ///
+    /// Cost: one statement; each block met is decoded once.
+    async fn changed_candles(&self, changes: &[Change]) -> Result<Vec<Option<Frame>>>;
+
     /// The newest sequence of the change log, where a new reader starts; 0 when nothing was ever changed.
     async fn last_sequence(&self) -> Result<u64>;
 
     /// The newest candle of each instrument, in order; `None` where there is none of that source.
     async fn last_candles(&self, keys: &[InstrumentKey], source: Timeframe) -> Result<Vec<Option<LastCandle>>>;
 
-    /// Deletes superseded blocks and change records older than `now - retention_ms`. Current candles are never touched.
+    /// Deletes superseded blocks and change records older than `now - retention_ms`, in slices of a bounded size that are each a transaction: ended early, it has
+    /// done a part, and goes on the next time. Current candles are never touched.
     async fn prune(&self, now: Millis, retention_ms: Millis) -> Result<Pruned>;
 }
 
@@ -188,6 +210,20 @@ pub(crate) fn check_calendar(put: &Put<'_>, stored_by: &str) -> Result<()> {
     }
     let reason = format!("candles of {} are stored by {stored_by}, not {}", put.key, put.calendar.name());
     Err(Error::invalid("calendar", reason))
+}
+
+/// The candles of a block that a change carries.
+pub(crate) fn carried(frame: &Frame, first: Millis, last: Millis) -> Option<Frame> {
+    let rows = frame.rows_between(first, last.saturating_add(1));
+    (rows.len() <= MAX_CHANGE_ROWS).then(|| frame.slice(rows))
+}
+
+/// Date of the block a change was made in.
+pub(crate) fn block_date(change: &Change) -> Date {
+    match change.timeframe.width_ms() {
+        Some(_) => change.trading_date,
+        None => change.trading_date.first_of_year(),
+    }
 }
 
 /// The rows of a stored block that lie in the range, if any.

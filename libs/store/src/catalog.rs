@@ -22,7 +22,13 @@ pub trait Catalog: Send + Sync + Debug {
     /// Inserts or replaces by key.
     async fn upsert_instrument(&self, instrument: &Instrument) -> Result<()>;
 
+    /// Inserts those whose key is not there yet, and leaves the others alone; returns how many were inserted.
+    async fn insert_instruments(&self, instruments: &[Instrument]) -> Result<u64>;
+
     async fn instrument(&self, key: &InstrumentKey) -> Result<Option<Instrument>>;
+
+    /// Instruments by key, in order; `None` for an unknown one.
+    async fn instruments(&self, keys: &[InstrumentKey]) -> Result<Vec<Option<Instrument>>>;
 
     /// Instruments after a key, in byte order of keys, of one segment or of all. Cost: an index range.
     async fn list_instruments(

@@ -5,8 +5,16 @@ use std::time::Duration;
 
 use crate::memory::MemoryStore;
 use crate::sql::{PostgresStore, SqliteStore};
-use crate::{CandleStore, Catalog, Error, FlagStore, Result, ScreenStore, StudyStore};
+use crate::{
+    ActionStore, BackfillStore, CandleStore, Catalog, CheckReport, Error, FlagStore, Result, ScreenStore, StudyStore,
+};
 
+/// A connection mostly waits for its database, so that more of them than cores are busy; many more only queue there.
+const CONNECTIONS_PER_CORE: usize = 3;
+/// Fewer would let one slow read hold up the others.
+const MIN_CONNECTIONS: usize = 4;
+/// A few services share one PostgreSQL, whose default limit is 100.
+const MAX_CONNECTIONS: usize = 24;
 /// Longest wait for connections to come home when closing; sqlx itself would wait for ever.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -21,9 +29,10 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        // Ten: a few services share one PostgreSQL, whose default limit is 100. Ten seconds: longer than any healthy
-        // write, shorter than a caller's patience.
-        Self { max_connections: 10, wait_timeout: Duration::from_secs(10) }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let connections = (CONNECTIONS_PER_CORE * cores).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
+        // Ten seconds: longer than any healthy write, shorter than a caller's patience.
+        Self { max_connections: connections as u32, wait_timeout: Duration::from_secs(10) }
     }
 }
 
@@ -35,12 +44,14 @@ pub struct Stores {
     pub flags: Arc<dyn FlagStore>,
     pub studies: Arc<dyn StudyStore>,
     pub screens: Arc<dyn ScreenStore>,
+    pub backfills: Arc<dyn BackfillStore>,
+    pub actions: Arc<dyn ActionStore>,
     backend: Backend,
 }
 
 #[derive(Debug, Clone)]
 enum Backend {
-    Memory,
+    Memory(Arc<MemoryStore>),
     Sqlite(Arc<SqliteStore>),
     Postgres(Arc<PostgresStore>),
 }
@@ -52,6 +63,7 @@ impl Stores {
     ///
     /// Errors: `Invalid` for another URL, `Unavailable` when the database does not answer.
     pub async fn open(url: &str, options: &StoreOptions) -> Result<Stores> {
+        tracing::info!(max_connections = options.max_connections, "store opens");
         if url == "memory:" {
             return Ok(Stores::memory());
         }
@@ -72,27 +84,44 @@ impl Stores {
 
     /// An empty store that lives as long as the value: for tests and demonstrations.
     pub fn memory() -> Stores {
-        Stores::over(Arc::new(MemoryStore::default()), Backend::Memory)
+        let store = Arc::new(MemoryStore::default());
+        Stores::over(Arc::clone(&store), Backend::Memory(store))
     }
 
     fn over<S>(store: Arc<S>, backend: Backend) -> Stores
     where
-        S: CandleStore + Catalog + FlagStore + StudyStore + ScreenStore + 'static,
+        S: CandleStore + Catalog + FlagStore + StudyStore + ScreenStore + BackfillStore + ActionStore + 'static,
     {
         Stores {
             candles: Arc::<S>::clone(&store),
             catalog: Arc::<S>::clone(&store),
             flags: Arc::<S>::clone(&store),
             studies: Arc::<S>::clone(&store),
-            screens: store,
+            screens: Arc::<S>::clone(&store),
+            backfills: Arc::<S>::clone(&store),
+            actions: store,
             backend,
+        }
+    }
+
+    /// Reads everything stored, current and superseded, and compares it with itself: checksums, payloads, counts, times, dates, summaries, coverage,
+    /// revisions and the change log. At most `limit` findings are kept (and [`MAX_FINDINGS`](crate::MAX_FINDINGS)); all are counted.
+    ///
+    /// Candles may be written meanwhile. Memory is bounded; the time is that of reading every block once.
+    ///
+    /// Errors: `Unavailable`. Damage is a finding, not an error.
+    pub async fn check(&self, limit: usize) -> Result<CheckReport> {
+        match &self.backend {
+            Backend::Memory(store) => Ok(store.check()),
+            Backend::Sqlite(store) => store.check(limit).await,
+            Backend::Postgres(store) => store.check(limit).await,
         }
     }
 
     /// Asks the database for a sign of life, for readiness probes.
     pub async fn ping(&self) -> Result<()> {
         match &self.backend {
-            Backend::Memory => Ok(()),
+            Backend::Memory(_) => Ok(()),
             Backend::Sqlite(store) => store.ping().await,
             Backend::Postgres(store) => store.ping().await,
         }
@@ -101,7 +130,7 @@ impl Stores {
     /// Closes the connections, waiting a bounded time for those in use. Later calls answer `Unavailable`.
     pub async fn close(&self) {
         let closed = match &self.backend {
-            Backend::Memory => Ok(()),
+            Backend::Memory(_) => Ok(()),
             Backend::Sqlite(store) => tokio::time::timeout(CLOSE_TIMEOUT, store.close()).await,
             Backend::Postgres(store) => tokio::time::timeout(CLOSE_TIMEOUT, store.close()).await,
         };

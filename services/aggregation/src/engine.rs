@@ -3,10 +3,13 @@
 //! Both engines take the same trading dates in the same order and must agree to the bit; everything that decides *which* candles
 //! exist (source selection, range, limits, gap filling) is outside them, once.
 
+mod adjust;
 mod answer;
 mod days;
 mod fill;
+mod gaps;
 mod grid;
+mod multi;
 mod v1;
 mod v2;
 
@@ -14,7 +17,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use kernels::indicator::{Column, Inputs, Spec};
-use market::{BucketFrame, Calendar, InstrumentKey, Millis, TimeRange, Timeframe};
+use market::{BucketFrame, Calendar, Date, InstrumentKey, Millis, TimeRange, Timeframe};
 use mesh::source::{MasterData, StoredCandles};
 use mesh::{CpuPool, Fault, PoolError, RemoteError};
 use proto::convert::FieldError;
@@ -22,9 +25,13 @@ use tonic::Code;
 
 pub(crate) use self::answer::{Answer, Batch};
 use self::days::{DayRows, Days};
+pub(crate) use self::gaps::{GapsQuery, GapsReport};
 use self::grid::Grid;
 use crate::Config;
 use crate::query::Query;
+
+/// Trading dates of one task: a date costs more than its rows where a candle is all it has.
+const CHUNK_DATES: usize = 512;
 
 /// Why a query has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +55,13 @@ pub(crate) enum Error {
          {limit} values; ask for fewer indicators, a wider timeframe or an earlier end"
     )]
     HistoryTooLong { rows: usize, columns: usize, limit: usize },
+    #[error("corporate actions of '{key}' cannot be applied: {source}; correct them, or ask for raw candles")]
+    Adjustment { key: InstrumentKey, source: market::Error },
+    #[error(
+        "no close of '{key}' is stored in the 40 days before ex-date {ex_date}, so its dividend cannot be put on the candles before; \
+         load them, or adjust for splits only"
+    )]
+    NoCloseBefore { key: InstrumentKey, ex_date: Date },
     #[error(transparent)]
     Remote(#[from] RemoteError),
     #[error(transparent)]
@@ -64,7 +78,7 @@ impl Fault for Error {
         match self {
             Error::Field(fault) => fault.code(),
             Error::UnknownInstrument(_) => Code::NotFound,
-            Error::Calendar { .. } => Code::FailedPrecondition,
+            Error::Calendar { .. } | Error::Adjustment { .. } | Error::NoCloseBefore { .. } => Code::FailedPrecondition,
             Error::TooManyCandles { .. } | Error::MessageTooLarge { .. } | Error::HistoryTooLong { .. } => {
                 Code::ResourceExhausted
             }
@@ -80,6 +94,8 @@ impl Fault for Error {
             Error::Field(fault) => fault.reason(),
             Error::UnknownInstrument(_) => "UNKNOWN_INSTRUMENT",
             Error::Calendar { .. } => "NO_CALENDAR",
+            Error::Adjustment { .. } => "BAD_CORPORATE_ACTION",
+            Error::NoCloseBefore { .. } => "NO_CLOSE_BEFORE_EX_DATE",
             Error::TooManyCandles { .. } => "CANDLE_LIMIT",
             Error::MessageTooLarge { .. } => "MESSAGE_LIMIT",
             Error::HistoryTooLong { .. } => "HISTORY_LIMIT",
@@ -162,8 +178,9 @@ impl Aggregator {
         let range = whole_buckets(&calendar, query.timeframe, from, query.range.end())
             .map_err(|error| FieldError::new("range", error))?;
         let days = Days::open(self, &query, &calendar, range).await?;
+        let factors = self.factors(&query, &calendar, range, days.revision(), now).await?;
         let grid = Grid { calendar, timeframe: query.timeframe, now };
-        Ok(Answer::new(self, choice, grid, query, days, limit))
+        Ok(Answer::new(self, choice, grid, query, days, factors, limit))
     }
 
     /// The whole answer in one piece.
@@ -174,12 +191,8 @@ impl Aggregator {
         now: Millis,
         limit: usize,
     ) -> Result<(u64, Batch), Error> {
-        // An empty answer still has its columns.
-        let mut all = Batch { columns: vec![Vec::new(); query.columns().len()], ..Batch::default() };
         let mut answer = self.open(choice, query, now, Some(limit)).await?;
-        while let Some(batch) = answer.next().await? {
-            all.append(batch).map_err(Error::Stored)?;
-        }
+        let all = answer.rest().await?;
         Ok((answer.revision(), all))
     }
 
@@ -195,7 +208,7 @@ impl Aggregator {
         }
     }
 
-    async fn calendar(&self, key: &InstrumentKey) -> Result<Arc<Calendar>, Error> {
+    pub(crate) async fn calendar(&self, key: &InstrumentKey) -> Result<Arc<Calendar>, Error> {
         let instrument = match self.master.instrument(key).await {
             Ok(instrument) => instrument,
             Err(fault) if fault.is_not_found() => return Err(Error::UnknownInstrument(key.clone())),
@@ -219,5 +232,7 @@ fn whole_buckets(calendar: &Calendar, timeframe: Timeframe, start: Millis, end: 
     TimeRange::new(around(start).start(), around(end - 1).end())
 }
 
+#[cfg(test)]
+mod equality;
 #[cfg(test)]
 mod tests;

@@ -13,8 +13,8 @@ use prost::Message;
 use proto::aggregation::aggregation_service_server::AggregationService;
 use proto::aggregation::batch_get_candles_response::Outcome;
 use proto::aggregation::{
-    BatchGetCandlesRequest, BatchGetCandlesResponse, GetCandlesRequest, GetCandlesResponse, GetMultiCandlesRequest,
-    GetMultiCandlesResponse,
+    BatchGetCandlesRequest, BatchGetCandlesResponse, DateGaps, GetCandlesRequest, GetCandlesResponse,
+    GetMultiCandlesRequest, GetMultiCandlesResponse, ListGapsRequest, ListGapsResponse,
 };
 use proto::convert;
 use proto::wire::ItemError;
@@ -22,7 +22,7 @@ use rollout::{Engine, Subject};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
-use crate::engine::{Aggregator, Batch, Error};
+use crate::engine::{Aggregator, Batch, Error, GapsQuery, GapsReport};
 use crate::query::{self, Query};
 
 /// The service's handlers.
@@ -49,11 +49,11 @@ fn answered<T>(message: T, engine: Engine) -> Response<T> {
 impl AggregationService for Handlers {
     type BatchGetCandlesStream = BoxStream<'static, Result<BatchGetCandlesResponse, Status>>;
 
-    async fn list_gaps(
-        &self,
-        _request: Request<proto::aggregation::ListGapsRequest>,
-    ) -> Result<Response<proto::aggregation::ListGapsResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+    #[tracing::instrument(skip_all, fields(instrument = request.get_ref().instrument_key))]
+    async fn list_gaps(&self, request: Request<ListGapsRequest>) -> Result<Response<ListGapsResponse>, Status> {
+        let query = GapsQuery::try_from(request.into_inner()).map_err(|error| to_status(&error))?;
+        let report = self.aggregator.gaps(query, now()).await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(render_gaps(report)))
     }
 
     #[tracing::instrument(skip_all, fields(instrument = request.get_ref().instrument_key, timeframe = request.get_ref().timeframe, rows))]
@@ -107,24 +107,18 @@ async fn get(
     aggregator.pool.run(move || render(&query, revision, batch)).await?
 }
 
-/// All timeframes at the revision of the first; the limits hold for all together.
+/// All timeframes at one revision; the limits hold for all together.
 async fn get_multi(
     aggregator: &Aggregator,
     engine: Engine,
     queries: Vec<Query>,
     now: Millis,
 ) -> Result<GetMultiCandlesResponse, Error> {
-    let limit = aggregator.config.max_candles;
+    let answers = aggregator.collect_all(engine, &queries, now, aggregator.config.max_candles).await?;
     let mut message = GetMultiCandlesResponse::default();
-    let (mut candles, mut bytes) = (0, 0);
-    for query in queries {
-        let revision = message.answers.first().map(|answer| answer.revision);
-        let outcome = get(aggregator, engine, Query { revision, ..query }, now, limit - candles).await;
-        let (answer, size) = outcome.map_err(|error| match error {
-            Error::TooManyCandles { .. } => Error::TooManyCandles { limit },
-            other => other,
-        })?;
-        candles += answer.candles.len();
+    let mut bytes = 0;
+    for (query, (revision, batch)) in queries.into_iter().zip(answers) {
+        let (answer, size) = aggregator.pool.run(move || render(&query, revision, batch)).await??;
         bytes += size;
         check_size(bytes)?;
         message.answers.push(answer);
@@ -157,6 +151,29 @@ fn render(query: &Query, revision: u64, batch: Batch) -> Result<(GetCandlesRespo
     let bytes = message.encoded_len();
     check_size(bytes)?;
     Ok((message, bytes))
+}
+
+fn render_gaps(report: GapsReport) -> ListGapsResponse {
+    let next = report.dates.last().filter(|_| report.has_more);
+    let dates = report.dates.iter().map(|date| DateGaps {
+        trading_date: market::format_date(date.date),
+        expected_minutes: date.expected_minutes,
+        present_minutes: date.present_minutes,
+        gaps: date.gaps.iter().map(|gap| convert::wire_range(*gap)).collect(),
+        is_cut: date.is_cut,
+    });
+    ListGapsResponse {
+        dates: dates.collect(),
+        next_page_token: next.map(|last| query::gaps_page_token(last.date, report.revision)).unwrap_or_default(),
+        date_count: report.date_count,
+        complete_date_count: report.complete_date_count,
+        expected_minutes: report.expected_minutes,
+        present_minutes: report.present_minutes,
+        outside_minutes: report.outside_minutes,
+        revision: report.revision,
+        calendar: report.calendar,
+        unverified_date_count: report.unverified_date_count,
+    }
 }
 
 fn check_size(bytes: usize) -> Result<(), Error> {

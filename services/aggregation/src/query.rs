@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use kernels::indicator::Spec;
-use market::{InstrumentKey, TimeRange, Timeframe};
-use proto::aggregation::{BatchGetCandlesRequest, GetCandlesRequest, GetMultiCandlesRequest};
+use market::{Adjustment, Date, InstrumentKey, TimeRange, Timeframe};
+use proto::aggregation::{BatchGetCandlesRequest, GetCandlesRequest, GetMultiCandlesRequest, ListGapsRequest};
 use proto::convert::{self, FieldError};
 use proto::wire::CandlesTicket;
+
+use crate::engine::GapsQuery;
 
 /// Indicators of one request; their columns have a limit of their own.
 const MAX_INDICATORS: usize = 64;
 /// Instruments of one batch request.
 const MAX_KEYS: usize = 5000;
+/// Trading dates per page of gaps where the request does not say.
+const DEFAULT_GAP_DATES: usize = 100;
 
 /// Candles of one instrument and timeframe whose open time lies in a range.
 #[derive(Debug, Clone)]
@@ -24,9 +28,24 @@ pub(crate) struct Query {
     pub(crate) gap_fill: bool,
     /// Revision to repeat; the current one if absent.
     pub(crate) revision: Option<u64>,
+    /// By the actions known now, also with a revision.
+    pub(crate) adjustment: Adjustment,
 }
 
 impl Query {
+    /// Candles as they are stored, and nothing else.
+    pub(crate) fn raw(key: InstrumentKey, timeframe: Timeframe, range: TimeRange) -> Query {
+        Query {
+            key,
+            timeframe,
+            range,
+            indicators: Arc::from([]),
+            gap_fill: false,
+            revision: None,
+            adjustment: Adjustment::Raw,
+        }
+    }
+
     /// Names of the indicator columns, in order.
     pub(crate) fn columns(&self) -> Vec<String> {
         self.indicators.iter().flat_map(Spec::columns).collect()
@@ -44,6 +63,7 @@ impl TryFrom<GetCandlesRequest> for Query {
             indicators: indicators(&request.indicators)?,
             gap_fill: request.gap_fill,
             revision: request.revision,
+            adjustment: convert::adjustment("adjustment", request.adjustment)?,
         })
     }
 }
@@ -64,7 +84,7 @@ impl TryFrom<CandlesTicket> for Query {
     }
 }
 
-/// One query per timeframe, in the order asked.
+/// One query per timeframe, in the order asked; each timeframe once.
 pub(crate) fn per_timeframe(request: GetMultiCandlesRequest) -> Result<Vec<Query>, FieldError> {
     let (given, limit) = (request.timeframes.len(), Timeframe::ALL.len());
     if given == 0 || given > limit {
@@ -77,10 +97,15 @@ pub(crate) fn per_timeframe(request: GetMultiCandlesRequest) -> Result<Vec<Query
         indicators: indicators(&request.indicators)?,
         gap_fill: false,
         revision: None,
+        adjustment: convert::adjustment("adjustment", request.adjustment)?,
     };
-    let mut queries = Vec::with_capacity(given);
+    let mut queries: Vec<Query> = Vec::with_capacity(given);
     for (index, text) in request.timeframes.iter().enumerate() {
-        query.timeframe = convert::timeframe(&format!("timeframes[{index}]"), text, None)?;
+        let field = format!("timeframes[{index}]");
+        query.timeframe = convert::timeframe(&field, text, None)?;
+        if queries.iter().any(|other| other.timeframe == query.timeframe) {
+            return Err(FieldError::new(field, format!("'{}' is asked for twice", query.timeframe)));
+        }
         queries.push(query.clone());
     }
     Ok(queries)
@@ -92,9 +117,39 @@ pub(crate) fn per_instrument(request: BatchGetCandlesRequest) -> Result<Vec<Quer
     let timeframe = convert::timeframe("timeframe", &request.timeframe, None)?;
     let range = convert::time_range(request.range.as_ref())?;
     let indicators = indicators(&request.indicators)?;
-    let query =
-        |key| Query { key, timeframe, range, indicators: Arc::clone(&indicators), gap_fill: false, revision: None };
+    let adjustment = convert::adjustment("adjustment", request.adjustment)?;
+    let query = |key| Query { indicators: Arc::clone(&indicators), adjustment, ..Query::raw(key, timeframe, range) };
     Ok(keys.into_iter().map(query).collect())
+}
+
+impl TryFrom<ListGapsRequest> for GapsQuery {
+    type Error = FieldError;
+
+    fn try_from(request: ListGapsRequest) -> Result<Self, FieldError> {
+        Ok(GapsQuery {
+            key: convert::instrument_key("instrument_key", &request.instrument_key)?,
+            range: convert::time_range(request.range.as_ref())?,
+            min_minutes: request.min_minutes,
+            page_size: convert::page_size(request.page_size, DEFAULT_GAP_DATES)?,
+            after: gaps_page(&request.page_token)?,
+        })
+    }
+}
+
+/// Where the page before ended: its last date, and the revision of its answer.
+fn gaps_page(token: &str) -> Result<Option<(Date, u64)>, FieldError> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let parts = token
+        .split_once('.')
+        .and_then(|(date, revision)| Some((market::parse_date(date).ok()?, revision.parse::<u64>().ok()?)));
+    parts.map(Some).ok_or_else(|| FieldError::new("page_token", "is none that was given out"))
+}
+
+/// What [`gaps_page`] reads.
+pub(crate) fn gaps_page_token(last: Date, revision: u64) -> String {
+    format!("{}.{revision}", market::format_date(last))
 }
 
 fn indicators(texts: &[String]) -> Result<Arc<[Spec]>, FieldError> {
@@ -140,7 +195,20 @@ mod tests {
     }
 
     #[test]
+    fn a_page_of_gaps_is_asked_for_by_its_token_only() {
+        let token = gaps_page_token(market::parse_date("2016-08-02").unwrap(), 42);
+        let request = ListGapsRequest { instrument_key: "us|SPY".into(), page_token: token, ..Default::default() };
+        let query = GapsQuery::try_from(request.clone()).unwrap();
+        assert_eq!((query.after.unwrap().1, query.page_size), (42, DEFAULT_GAP_DATES));
+        for bad in ["2016-08-02", "2016-08-02.", "x.1", "2016-08-02.-1"] {
+            let refused = GapsQuery::try_from(ListGapsRequest { page_token: bad.into(), ..request.clone() });
+            assert_eq!(refused.unwrap_err().field, "page_token");
+        }
+    }
+
+    #[test]
     fn every_refusal_names_its_field() {
+        assert_eq!(refused(GetCandlesRequest { adjustment: 7, ..request(&[]) }).field, "adjustment");
         assert_eq!(refused(GetCandlesRequest { timeframe: String::new(), ..request(&[]) }).field, "timeframe");
         assert_eq!(refused(GetCandlesRequest { instrument_key: "x".into(), ..request(&[]) }).field, "instrument_key");
         assert_eq!(refused(request(&["sma:9", "sma:0"])).field, "indicators[1]");
@@ -149,8 +217,12 @@ mod tests {
         assert_eq!(refused(GetCandlesRequest { indicators: many, ..request(&[]) }).field, "indicators");
         let multi = GetMultiCandlesRequest { instrument_key: "US|SPY".into(), ..Default::default() };
         assert_eq!(per_timeframe(multi.clone()).unwrap_err().field, "timeframes");
-        let unknown = GetMultiCandlesRequest { timeframes: vec!["1m".into(), "7m".into()], ..multi };
-        assert_eq!(per_timeframe(unknown).unwrap_err().field, "timeframes[1]");
+        for (second, text) in [("7m", "7m"), ("1minute", "'1m' is asked for twice")] {
+            let bad = GetMultiCandlesRequest { timeframes: vec!["1m".into(), second.into()], ..multi.clone() };
+            let refused = per_timeframe(bad).unwrap_err();
+            assert_eq!(refused.field, "timeframes[1]");
+            assert!(refused.to_string().contains(text), "{refused}");
+        }
         let batch = BatchGetCandlesRequest { timeframe: "1m".into(), ..Default::default() };
         assert_eq!(per_instrument(batch).unwrap_err().field, "instrument_keys");
     }

@@ -39,8 +39,28 @@ enum Command {
     Demo(DemoArgs),
     /// Loads candle files.
     Load(client::load::LoadArgs),
+    /// Loads files of the server's backfill folder as a job that survives the server.
+    Backfill {
+        #[command(subcommand)]
+        command: client::backfill::BackfillCommand,
+    },
+    /// Writes candles to Parquet or CSV files that `load` reads back.
+    Export(client::export::ExportArgs),
+    /// Reads every block of a store that no mesh runs on; exit status 1 when something is wrong with it.
+    Fsck(client::fsck::FsckArgs),
     /// Candles of any timeframe.
     Candles(client::query::CandlesArgs),
+    /// Candles as they form, close and are corrected; comes back by itself after a lost connection.
+    Watch(client::watch::WatchArgs),
+    /// Feeds a file, or stored candles, as if they came in live.
+    Replay(client::replay::ReplayArgs),
+    /// Which session minutes are missing.
+    Gaps(client::gaps::GapsArgs),
+    /// Splits and dividends.
+    Actions {
+        #[command(subcommand)]
+        command: client::actions::ActionsCommand,
+    },
     /// Technical indicators.
     Indicators(client::query::IndicatorsArgs),
     /// Sequences of strong moves, their metrics and patterns.
@@ -124,7 +144,14 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Serve(args) => serve(args).await.map_err(anyhow::Error::from).map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => demo::run(args).await,
         Command::Load(args) => client::load::run(connection, args).await,
+        Command::Backfill { command } => client::backfill::run(connection, command).await,
+        Command::Export(args) => client::export::run(connection, args).await,
+        Command::Fsck(args) => client::fsck::run(args).await,
         Command::Candles(args) => done(client::query::run_candles(connection, args).await),
+        Command::Gaps(args) => done(client::gaps::run(connection, args).await),
+        Command::Actions { command } => done(client::actions::run(connection, command).await),
+        Command::Watch(args) => done(client::watch::run(connection, args).await),
+        Command::Replay(args) => done(client::replay::run(connection, args).await),
         Command::Indicators(args) => done(client::query::run_indicators(connection, args).await),
         Command::Sequences(args) => done(client::query::run_sequences(connection, args).await),
         Command::Screen(args) => done(client::query::run_screen(connection, args).await),

@@ -8,9 +8,18 @@ use mesh::config::{ConfigError, ServerConfig, TelemetryConfig};
 use mesh::engine::Engines;
 use serde::{Deserialize, Serialize};
 
-/// Variables below the prefix that belong to the tests and the client commands, not to a server.
-pub const FOREIGN_VARIABLES: [&str; 6] =
-    ["gateway_url", "api_key", "test_data", "require_test_data", "require_servers", "python"];
+/// Variables below the prefix that belong to the tests, the client commands and docker-compose.yml, not to a server.
+pub const FOREIGN_VARIABLES: [&str; 9] = [
+    "gateway_url",
+    "api_key",
+    "test_data",
+    "test_seed",
+    "fault_seconds",
+    "require_test_data",
+    "require_servers",
+    "python",
+    "backfill_folder",
+];
 
 /// Everything a role can be told. Unknown keys are refused.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,7 +31,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// `sqlite:///path` or `postgres://...`; ingestion, sequence, optimizer and gateway need it.
     pub database_url: Option<String>,
-    /// Shared indicator cache; absent: each process has only its own.
+    /// Redis: indicator's shared cache, and the bell by which replicas of ingestion wake each other. Absent: each process has only its
+    /// own cache, and replicas of ingestion ask the database for changes.
     pub redis_url: Option<String>,
     /// Engines this process holds: `v1`, `v2` or `v1,v2`.
     pub engines: String,

@@ -7,7 +7,6 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod demo;
-pub mod input;
 mod output;
 pub mod roles;
 pub mod up;

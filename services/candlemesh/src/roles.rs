@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh::source::{MasterData, RemoteAggregation, RemoteIngestion};
+use mesh::source::{Changes, MasterData, RemoteAggregation, RemoteIngestion};
 use mesh::{CpuPool, Drain, StartError};
 use store::Stores;
 
@@ -122,13 +122,15 @@ pub async fn build(
     let pool = Arc::clone(pool);
     Ok(match role {
         Role::Ingestion => {
-            let ports = ingestion::Ports { stores: stores()? };
+            let ports = ingestion::Ports { stores: stores()?, bus: change_bus(config)? };
             App::Ingestion(ingestion::App::build(&server, config.ingestion.clone(), ports).await?)
         }
         Role::Aggregation => {
             let stored = master()?;
             let master = Arc::clone(&stored) as Arc<dyn MasterData>;
-            let ports = aggregation::Ports { stored, master, engines, pool };
+            let changes = Arc::clone(&stored) as Arc<dyn Changes>;
+            let clock = Arc::new(mesh::clock::SystemClock);
+            let ports = aggregation::Ports { stored, master, changes, clock, engines, pool };
             App::Aggregation(aggregation::App::build(&server, config.aggregation.clone(), ports).await?)
         }
         Role::Indicator => {
@@ -149,6 +151,14 @@ pub async fn build(
             let ports = gateway::Ports { flags: stores()?.flags, upstreams: gateway_upstreams(config)? };
             App::Gateway(gateway::App::build(&server, config.gateway.clone(), ports).await?)
         }
+    })
+}
+
+/// Without Redis, replicas find each other's changes by asking the database.
+fn change_bus(config: &Config) -> Result<mesh::bus::Bus, StartError> {
+    Ok(match &config.redis_url {
+        Some(url) => mesh::bus::Bus::redis(url)?,
+        None => mesh::bus::Bus::in_process(),
     })
 }
 
@@ -181,6 +191,8 @@ pub async fn serve(
     ready_file: Option<&std::path::Path>,
     drain: Drain,
 ) -> Result<(), StartError> {
+    // A bad value stops the process before anything is opened.
+    config.engines()?;
     let stores = match role.needs_database() {
         true => Some(open_stores(config).await?),
         false => None,

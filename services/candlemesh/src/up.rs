@@ -34,14 +34,20 @@ impl Mesh {
     ///
     /// `config.listen` is the gateway's address; the other roles take free loopback ports. Without a
     /// `config.database_url`, `data_dir/candlemesh.db` is opened, and created when missing.
+    /// Without a `config.ingestion.backfill_folder` it is `data_dir/backfill`.
     ///
     /// Errors: among others, another mesh runs on `data_dir`.
     pub async fn start(mut config: Config, data_dir: Option<&Path>, drain: Drain) -> Result<Mesh, StartError> {
+        // A bad value stops the process before anything is opened.
+        config.engines()?;
         let mut data_lock = None;
         if config.database_url.is_none() {
             let (url, lock) = database_in(data_dir)?;
             config.database_url = Some(url);
             data_lock = Some(lock);
+        }
+        if config.ingestion.backfill_folder.is_none() {
+            config.ingestion.backfill_folder = data_dir.map(backfill_folder_in).transpose()?;
         }
         let stores = roles::open_stores(&config).await?;
         let pool = roles::cpu_pool(&config)?;
@@ -120,8 +126,18 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
+/// The folder whose files may be loaded where no other is configured, created when missing.
+fn backfill_folder_in(data_dir: &Path) -> Result<PathBuf, StartError> {
+    let folder = data_dir.join("backfill");
+    let created = std::fs::create_dir_all(&folder);
+    created.map(|()| folder.clone()).map_err(|source| StartError::Dependency {
+        what: "the backfill folder",
+        source: format!("{}: {source}", folder.display()).into(),
+    })
+}
+
 /// The database's URL, and the lock that keeps other meshes away from it; the system frees it when a process dies.
-fn database_in(data_dir: Option<&Path>) -> Result<(String, File), StartError> {
+pub(crate) fn database_in(data_dir: Option<&Path>) -> Result<(String, File), StartError> {
     let directory = data_dir.map_or_else(|| PathBuf::from("candlemesh-data"), Path::to_path_buf);
     let refuse = |reason: String| StartError::Dependency {
         what: "the data directory",

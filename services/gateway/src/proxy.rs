@@ -61,8 +61,6 @@ pub(crate) enum Error {
     BrokenOff(String),
     #[error("{0} broke off its answer; what it has acknowledged is kept, and the rest can be sent again")]
     AnswerBrokenOff(&'static str),
-    #[error("descriptor: a command holding a FrameTicket (protobuf or JSON) is expected")]
-    Descriptor,
     #[error("{name} is not reachable at {address}: start it, or correct upstreams.{name} of the gateway")]
     Unreachable { name: &'static str, address: String },
 }
@@ -79,7 +77,6 @@ impl Fault for Error {
             Error::UnknownMethod(_) => Code::Unimplemented,
             Error::TooLarge | Error::AnswerTooLarge => Code::ResourceExhausted,
             Error::BrokenOff(_) => Code::Cancelled,
-            Error::Descriptor => Code::InvalidArgument,
             Error::Unreachable { .. } | Error::AnswerBrokenOff(_) => Code::Unavailable,
         }
     }
@@ -91,13 +88,8 @@ impl Fault for Error {
             Error::AnswerTooLarge => "ANSWER_TOO_LARGE",
             Error::BrokenOff(_) => "REQUEST_BROKEN_OFF",
             Error::AnswerBrokenOff(_) => "UPSTREAM_BROKE_OFF",
-            Error::Descriptor => "INVALID_FIELD",
             Error::Unreachable { .. } => "UPSTREAM_UNREACHABLE",
         }
-    }
-
-    fn field(&self) -> Option<String> {
-        matches!(self, Error::Descriptor).then(|| "descriptor".to_owned())
     }
 }
 
@@ -188,15 +180,12 @@ impl Target {
             Target::Ticket => {
                 let bytes = buffered(body).await?;
                 let ticket = decode::<arrow_flight::Ticket>(&bytes)?.ticket;
-                Ok(by_ticket(&ticket_of(&ticket)?, bytes))
+                Ok(by_ticket(&mesh::flight::parse_ticket(&ticket)?, bytes))
             }
             Target::Descriptor => {
                 let bytes = buffered(body).await?;
-                let command = decode::<arrow_flight::FlightDescriptor>(&bytes)?.cmd;
-                if command.is_empty() {
-                    return Err(to_status(&Error::Descriptor));
-                }
-                Ok(by_ticket(&ticket_of(&command)?, bytes))
+                let descriptor = decode::<arrow_flight::FlightDescriptor>(&bytes)?;
+                Ok(by_ticket(&mesh::flight::ticket_of(&descriptor)?, bytes))
             }
         }
     }
@@ -215,10 +204,6 @@ fn decode<M: Message + Default>(body: &[u8]) -> Result<M, Status> {
     let message =
         framed(body).ok_or_else(|| Status::invalid_argument("the request is not one uncompressed message"))?;
     M::decode(message).map_err(|error| Status::invalid_argument(format!("request: {error}")))
-}
-
-fn ticket_of(bytes: &[u8]) -> Result<FrameTicket, Status> {
-    proto::json::parse_ticket(bytes).map_err(|error| to_status(&error))
 }
 
 fn by_ticket(ticket: &FrameTicket, body: Bytes) -> Routed {

@@ -5,6 +5,7 @@ mod body;
 mod bulk;
 mod call;
 mod candles;
+mod gaps;
 mod indicators;
 mod market;
 mod openapi;
@@ -13,6 +14,7 @@ mod rpc;
 mod screen;
 mod status;
 mod store;
+mod stream;
 
 use std::sync::Arc;
 
@@ -40,6 +42,8 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
     let api = Router::new()
         .route("/api/v1/candles/{key}/{timeframe}", get(candles::one))
         .route("/api/v1/candles/{key}/multi", post(candles::multi))
+        .route("/api/v1/candles/{key}/gaps", get(gaps::list))
+        .route("/api/v1/stream/candles", get(stream::candles))
         .route("/api/v1/indicators/{key}/{timeframe}", post(indicators::compute))
         .route("/api/v1/filter-pipeline/run", post(screen::run))
         .route("/api/v1/filter-pipeline/fetch/top-10", get(screen::top))

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use futures::stream;
 use kernels::indicator::Column;
 use mesh::engine::{Engines, answered_by};
-use mesh::flight::{BATCH_ROWS, FrameServer};
+use mesh::flight::{BATCH_ROWS, Description, FrameServer};
 use mesh::to_status;
 use proto::arrow::{indicator_batch, indicator_schema, metadata};
 use proto::convert::FieldError;
@@ -44,6 +44,17 @@ impl FrameServer for Frames {
         let query = parse(ticket)?;
         let revision = self.indicators.revision_of(&query).await.map_err(|error| to_status(&error))?;
         Ok(schema_of(&query, revision))
+    }
+
+    /// One part, pinned: columns are computed from the first candle on, whatever the range.
+    async fn describe(&self, ticket: FrameTicket) -> Result<Description, Status> {
+        let query = parse(ticket.clone())?;
+        let revision = self.indicators.revision_of(&query).await.map_err(|error| to_status(&error))?;
+        let mut part = ticket;
+        if let (Some(Frame::Indicators(ticket)), true) = (&mut part.frame, revision > 0) {
+            ticket.revision = Some(revision);
+        }
+        Ok(Description { schema: schema_of(&query, revision), rows: None, parts: vec![part] })
     }
 }
 

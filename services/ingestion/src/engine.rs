@@ -1,15 +1,20 @@
 //! Storing and reading candles. Domain types only: no message, no clock.
 
+mod actions;
 mod batch;
+mod changes;
+mod compare;
 mod master;
+mod put;
 mod quote;
+mod ring;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
-use market::{Calendar, Candle, Frame, Instrument, InstrumentKey, Millis, TimeRange, Timeframe};
+use market::{Calendar, Candle, Frame, InstrumentKey, Millis, TimeRange, Timeframe};
 use mesh::flight::BATCH_ROWS;
 use mesh::{CpuPool, Fault, PoolError};
 use store::{Block, Coverage, Pruned, Stores};
@@ -17,27 +22,24 @@ use tokio::sync::Mutex;
 use tonic::Code;
 
 pub(crate) use batch::Rejected;
-use batch::{Prepared, prepare};
+pub(crate) use changes::{Feed, Interest, Subscription};
 pub(crate) use master::exchange_of;
+pub(crate) use put::{MAX_BATCH_ROWS, MAX_BATCHES};
 pub(crate) use quote::Quote;
+pub(crate) use ring::Batch as ChangeBatch;
 
-/// Rows of one batch: 270 sessions of NSE minutes, about 6 MB of message.
-pub(crate) const MAX_BATCH_ROWS: usize = 100_000;
-/// Stored frames that are listed: the first ones, as an overview; the catalog is read in pages.
-pub(crate) const MAX_LISTED_FRAMES: usize = 1000;
-/// Rows up to which a batch is checked where it arrived; more take longer than half a millisecond.
-const MAX_INLINE_ROWS: usize = 2000;
-/// Items of one request that are looked up at the same time; below the store's ten connections.
-const LOOKUPS: usize = 8;
+/// Instruments of the catalog that are looked at together when those with candles are listed.
+const LISTING_PAGE: usize = 256;
+/// Attempts to count an instrument's candles between two of its writes.
+const COVERAGE_ATTEMPTS: usize = 3;
+/// Items of one request that are looked up at the same time: one less than the connections of the smallest store, so that a listing
+/// leaves one to everybody else.
+const LOOKUPS: usize = 3;
 /// When a caller should try again after the database was not available.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Rows of candles by outcome: `stored`, `unchanged` or `rejected`.
-const ROWS_METRIC: &str = "candlemesh_ingested_rows_total";
 /// Superseded blocks deleted after their retention.
 const PRUNED_METRIC: &str = "candlemesh_pruned_blocks_total";
-/// Time the store took for a batch, until it was durable.
-const PUT_METRIC: &str = "candlemesh_store_put_seconds";
 
 /// Why ingestion did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,10 @@ pub(crate) enum Error {
     CalendarInUse { key: InstrumentKey, known: String, given: String },
     #[error("the server is draining; send again what was not acknowledged")]
     Draining,
+    #[error("{0} subscribers are being served, which is the limit; ask another replica, or later")]
+    TooManySubscribers(usize),
+    #[error("the subscriber took no message for {waited:?}; resume after sequence {sequence}")]
+    SlowSubscriber { sequence: u64, waited: Duration },
     #[error(transparent)]
     Pool(#[from] PoolError),
     #[error(transparent)]
@@ -71,7 +77,9 @@ impl Fault for Error {
         match self {
             Error::Field(error) => error.code(),
             Error::Market(error) => error.code(),
-            Error::Limit { .. } => Code::ResourceExhausted,
+            Error::Limit { .. } | Error::TooManySubscribers(_) | Error::SlowSubscriber { .. } => {
+                Code::ResourceExhausted
+            }
             Error::UnknownInstrument(_) | Error::UnknownGroup(_) | Error::NoCandles(_) => Code::NotFound,
             Error::OtherCalendar { .. } | Error::CalendarInUse { .. } => Code::FailedPrecondition,
             Error::Draining => Code::Unavailable,
@@ -90,6 +98,8 @@ impl Fault for Error {
             Error::NoCandles(_) => "NO_CANDLES",
             Error::OtherCalendar { .. } | Error::CalendarInUse { .. } => "CALENDAR_CONFLICT",
             Error::Draining => "DRAINING",
+            Error::TooManySubscribers(_) => "TOO_MANY_SUBSCRIBERS",
+            Error::SlowSubscriber { .. } => "SLOW_SUBSCRIBER",
             Error::Pool(error) => error.reason(),
             Error::Store(error) => store_reason(error),
         }
@@ -106,6 +116,8 @@ impl Fault for Error {
             | Error::UnknownGroup(_)
             | Error::NoCandles(_)
             | Error::Draining
+            | Error::TooManySubscribers(_)
+            | Error::SlowSubscriber { .. }
             | Error::Pool(_)
             | Error::Store(_) => None,
         }
@@ -114,7 +126,9 @@ impl Fault for Error {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::Pool(error) => error.retry_after(),
-            Error::Store(store::Error::Unavailable(_)) | Error::Draining => Some(RETRY_AFTER),
+            Error::Store(store::Error::Unavailable(_)) | Error::Draining | Error::TooManySubscribers(_) => {
+                Some(RETRY_AFTER)
+            }
             _ => None,
         }
     }
@@ -142,6 +156,7 @@ fn store_reason(error: &store::Error) -> &'static str {
         store::Error::AlreadyExists { .. } => "ALREADY_EXISTS",
         store::Error::Conflict { .. } => "CONFLICT",
         store::Error::Corrupt { .. } => "CORRUPT_BLOCK",
+        store::Error::Expired { what: "change cursor", .. } => "CURSOR_EXPIRED",
         store::Error::Expired { .. } => "REVISION_EXPIRED",
         store::Error::Unavailable(_) => "STORE_UNAVAILABLE",
         store::Error::Full(_) => "STORE_FULL",
@@ -154,7 +169,7 @@ fn store_reason(error: &store::Error) -> &'static str {
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// Rows of one instrument and source timeframe as delivered, in any order.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Batch {
     pub(crate) key: InstrumentKey,
     pub(crate) timeframe: Timeframe,
@@ -175,6 +190,16 @@ pub(crate) struct Outcome {
     pub(crate) revision: u64,
 }
 
+/// What is stored of an instrument.
+#[derive(Debug)]
+pub(crate) struct Covered {
+    pub(crate) key: InstrumentKey,
+    pub(crate) coverage: Vec<Coverage>,
+    pub(crate) revision: u64,
+    /// Whether the counts are those of the revision; not so where writes came faster than they were read.
+    pub(crate) is_exact: bool,
+}
+
 /// Stored candles pinned to a revision.
 pub(crate) struct StoredCandles {
     pub(crate) revision: u64,
@@ -187,57 +212,19 @@ pub(crate) struct StoredCandles {
 pub(crate) struct Engine {
     stores: Stores,
     pool: CpuPool,
-    /// Held while an instrument is looked up and written, so that first sight never undoes a PutInstrument.
+    /// Held while master data is checked and written, so that two calls of this process do not both pass one check. Puts of candles and
+    /// other replicas are not kept out: what may not be undone there is decided by the database.
     catalog_writes: Mutex<()>,
+    feed: Arc<Feed>,
 }
 
 impl Engine {
-    pub(crate) fn new(stores: Stores, pool: CpuPool) -> Self {
-        Self { stores, pool, catalog_writes: Mutex::default() }
+    pub(crate) fn new(stores: Stores, pool: CpuPool, feed: Arc<Feed>) -> Self {
+        Self { stores, pool, catalog_writes: Mutex::default(), feed }
     }
 
-    /// Stores the good rows of a batch in one transaction, and the instrument with them when it is new.
-    ///
-    /// An instrument is created after its first candles: of two first batches that disagree on the calendar the candle store
-    /// accepts one, and only that one reaches the catalog. A batch without a good row creates nothing.
-    #[tracing::instrument(
-        level = "debug",
-        skip_all,
-        fields(instrument = %batch.key, timeframe = %batch.timeframe, rows = batch.rows.len())
-    )]
-    pub(crate) async fn put(&self, batch: Batch, now: Millis) -> Result<Outcome> {
-        let given = batch.rows.len();
-        if given > MAX_BATCH_ROWS {
-            return Err(Error::Limit { field: "candles", given, limit: MAX_BATCH_ROWS });
-        }
-        let (key, timeframe) = (batch.key.clone(), batch.timeframe);
-        let known = self.stores.catalog.instrument(&key).await?;
-        let calendar = calendar_of(&batch, known.as_ref())?;
-        let Prepared { frame, rejected, repeated } = self.prepare(batch, Arc::clone(&calendar)).await?;
-        let mut outcome = Outcome { unchanged: repeated, rejected, ..Outcome::default() };
-        if frame.is_empty() {
-            outcome.revision = self.revision(&key).await?;
-        } else {
-            let started = Instant::now();
-            let put = self.stores.candles.put(&key, timeframe, &calendar, &frame, now).await?;
-            metrics::histogram!(PUT_METRIC).record(started.elapsed().as_secs_f64());
-            outcome.stored = put.stored;
-            outcome.unchanged += put.unchanged;
-            outcome.revision = put.revision;
-            if known.is_none() {
-                self.create_instrument(&key, &calendar).await?;
-            }
-        }
-        metrics::counter!(ROWS_METRIC, "outcome" => "stored").increment(outcome.stored);
-        metrics::counter!(ROWS_METRIC, "outcome" => "unchanged").increment(outcome.unchanged);
-        metrics::counter!(ROWS_METRIC, "outcome" => "rejected").increment(outcome.rejected.len() as u64);
-        Ok(outcome)
-    }
-
-    async fn prepare(&self, batch: Batch, calendar: Arc<Calendar>) -> Result<Prepared> {
-        let is_short = batch.rows.len() <= MAX_INLINE_ROWS;
-        let work = move || prepare(&batch.rows, batch.first_row, batch.timeframe, &calendar);
-        if is_short { Ok(work()) } else { Ok(self.pool.run(work).await?) }
+    pub(crate) fn feed(&self) -> &Arc<Feed> {
+        &self.feed
     }
 
     /// Current revision of an instrument; 0 without candles.
@@ -297,36 +284,46 @@ impl Engine {
         Ok(pruned)
     }
 
-    /// The first [`MAX_LISTED_FRAMES`] instruments and source timeframes that have candles, in order.
-    pub(crate) async fn stored_frames(&self) -> Result<Vec<(InstrumentKey, Timeframe)>> {
-        let instruments = self.stores.catalog.list_instruments(None, MAX_LISTED_FRAMES, None).await?;
-        let mut sources = futures::stream::iter(instruments)
-            .map(|instrument| async move {
-                let coverage = self.stores.candles.coverage(&instrument.key).await?;
-                Ok::<_, Error>((instrument.key, coverage))
-            })
-            .buffered(LOOKUPS);
-        let mut frames = Vec::new();
-        while let Some((key, coverage)) = sources.try_next().await? {
-            frames.extend(coverage.into_iter().map(|source| (key.clone(), source.timeframe)));
-            if frames.len() >= MAX_LISTED_FRAMES {
-                break;
+    /// Instruments with candles after a key, at most `limit` of them in order of their keys; and whether there are more.
+    pub(crate) async fn covered(
+        &self,
+        segment: Option<&str>,
+        mut after: Option<InstrumentKey>,
+        limit: usize,
+    ) -> Result<(Vec<Covered>, bool)> {
+        let mut found: Vec<Covered> = Vec::new();
+        loop {
+            let page = self.stores.catalog.list_instruments(after.as_ref(), LISTING_PAGE, segment).await?;
+            let Some(last) = page.last() else { return Ok((found, false)) };
+            after = Some(last.key.clone());
+            let mut looked_up = futures::stream::iter(page)
+                .map(|instrument| async move { self.covered_at_one_revision(instrument.key).await })
+                .buffered(LOOKUPS);
+            while let Some(covered) = looked_up.try_next().await? {
+                if covered.coverage.is_empty() {
+                    continue;
+                }
+                if found.len() >= limit {
+                    return Ok((found, true));
+                }
+                found.push(covered);
             }
         }
-        frames.truncate(MAX_LISTED_FRAMES);
-        Ok(frames)
     }
-}
 
-/// The calendar a batch is placed by: the instrument's, or for a new one the batch's or the segment's.
-fn calendar_of(batch: &Batch, known: Option<&Instrument>) -> Result<Arc<Calendar>> {
-    match (known, &batch.calendar) {
-        (Some(known), Some(given)) if known.calendar != given.name() => {
-            Err(Error::OtherCalendar { key: batch.key.clone(), known: known.calendar.clone(), given: given.name() })
+    /// What is stored of an instrument, with the revision that it is true of.
+    pub(crate) async fn covered_at_one_revision(&self, key: InstrumentKey) -> Result<Covered> {
+        let mut revision = self.revision(&key).await?;
+        let mut coverage = self.stores.candles.coverage(&key).await?;
+        for _ in 0..COVERAGE_ATTEMPTS {
+            let now = self.revision(&key).await?;
+            if now == revision {
+                return Ok(Covered { key, coverage, revision, is_exact: true });
+            }
+            revision = now;
+            coverage = self.stores.candles.coverage(&key).await?;
         }
-        (Some(known), _) => Ok(Calendar::by_name(&known.calendar)?),
-        (None, Some(given)) => Ok(Arc::clone(given)),
-        (None, None) => Ok(Calendar::for_key(&batch.key)?),
+        Ok(Covered { key, coverage, revision, is_exact: false })
     }
 }
 

@@ -1,29 +1,25 @@
 //! The Flight surface: stored candles out, candles in.
 
+mod columns;
+mod put;
+
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
 use arrow_flight::PutResult;
-use arrow_flight::decode::FlightRecordBatchStream;
-use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_schema::SchemaRef;
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt, TryStreamExt};
-use market::{Candle, InstrumentKey, TimeRange, Timeframe};
+use market::{InstrumentKey, TimeRange, Timeframe};
 use mesh::Drain;
-use mesh::clock::now;
-use mesh::flight::{FrameServer, Frames, PutStream, status_of};
+use mesh::flight::{Description, FrameServer, Frames, ListCriteria, Listing, PutStream, time_parts};
 use mesh::to_status;
 use proto::convert::{self, FieldError};
 use proto::wire::{FrameTicket, StoredCandlesTicket, frame_ticket};
-use serde::Serialize;
+use store::Coverage;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use crate::engine::{Batch, Engine, Error, MAX_BATCH_ROWS, Outcome};
-
-/// Rejections one acknowledgement names: 10 MB of text. `rejected_count` counts all of them.
-const MAX_NAMED_REJECTIONS: usize = 100_000;
+use crate::engine::{Covered, Engine, Error};
 
 /// Serves `StoredCandlesTicket` and takes candles.
 #[derive(Debug)]
@@ -39,6 +35,7 @@ impl CandleFrames {
 }
 
 /// A parsed `StoredCandlesTicket`.
+#[derive(Debug, Clone)]
 struct Query {
     key: InstrumentKey,
     source: Timeframe,
@@ -50,6 +47,37 @@ impl Query {
     fn schema(&self, revision: u64) -> SchemaRef {
         let metadata = proto::arrow::metadata(self.key.as_str(), self.source.as_str(), revision);
         proto::arrow::candle_schema(metadata)
+    }
+
+    fn ticket(&self, range: Option<TimeRange>, revision: Option<u64>) -> FrameTicket {
+        let ticket = StoredCandlesTicket {
+            instrument_key: self.key.to_string(),
+            timeframe: self.source.to_string(),
+            range: range.map(convert::wire_range),
+            revision,
+        };
+        FrameTicket { frame: Some(frame_ticket::Frame::StoredCandles(ticket)) }
+    }
+
+    /// Describes the frame at a revision; without coverage, as one part of unknown size.
+    fn description(&self, revision: u64, coverage: Option<&Coverage>, is_exact: bool) -> Description {
+        let schema = self.schema(revision);
+        let is_whole =
+            |held: &Coverage| self.range.start() <= held.first_open_time && held.last_open_time < self.range.end();
+        let rows = coverage.filter(|held| is_exact && is_whole(held)).map(|held| held.candle_count);
+        let range = (self.range != TimeRange::ALL).then_some(self.range);
+        // Nothing was stored yet: there is no revision to pin.
+        if revision == 0 {
+            return Description { schema, rows: Some(0), parts: vec![self.ticket(range, self.revision)] };
+        }
+        let ranges = coverage.map_or_else(Vec::new, |held| {
+            time_parts(self.range, held.candle_count, held.first_open_time, held.last_open_time)
+        });
+        let parts = match ranges.len() {
+            0 | 1 => vec![self.ticket(range, Some(revision))],
+            _ => ranges.into_iter().map(|part| self.ticket(Some(part), Some(revision))).collect(),
+        };
+        Description { schema, rows, parts }
     }
 }
 
@@ -83,7 +111,7 @@ impl FrameServer for CandleFrames {
         let batch_schema = Arc::clone(&schema);
         let batches = stored.frames.map(move |frame| {
             let frame = frame.map_err(refuse)?;
-            proto::arrow::candle_batch(&batch_schema, &frame).map_err(|error| Status::internal(error.to_string()))
+            proto::arrow::candle_batch(&batch_schema, frame).map_err(|error| Status::internal(error.to_string()))
         });
         Ok(Frames { schema, batches: batches.boxed(), metadata: MetadataMap::new() })
     }
@@ -94,133 +122,46 @@ impl FrameServer for CandleFrames {
         Ok(query.schema(revision))
     }
 
-    async fn list(&self) -> Result<Vec<FrameTicket>, Status> {
-        let frames = self.engine.stored_frames().await.map_err(refuse)?;
-        let tickets = frames.into_iter().map(|(key, source)| {
-            let (instrument_key, timeframe) = (key.to_string(), source.to_string());
-            let ticket = StoredCandlesTicket { instrument_key, timeframe, ..Default::default() };
-            FrameTicket { frame: Some(frame_ticket::Frame::StoredCandles(ticket)) }
-        });
-        Ok(tickets.collect())
+    async fn describe(&self, ticket: FrameTicket) -> Result<Description, Status> {
+        let query = query(ticket).map_err(refuse)?;
+        self.engine.instrument(&query.key).await.map_err(refuse)?;
+        let covered = self.engine.covered_at_one_revision(query.key.clone()).await.map_err(refuse)?;
+        let held = covered.coverage.iter().find(|held| held.timeframe == query.source);
+        if let Some(revision) = query.revision {
+            // What an earlier revision held is not counted anywhere; where to cut it is told by what is there now.
+            return Ok(query.description(revision, held, false));
+        }
+        let mut description = query.description(covered.revision, held, covered.is_exact);
+        if held.is_none() && covered.is_exact {
+            description.rows = Some(0);
+        }
+        Ok(description)
+    }
+
+    async fn list(&self, criteria: ListCriteria) -> Result<Listing, Status> {
+        let ListCriteria { segment, after, limit } = criteria.clone();
+        // As ListInstruments reads it: keys hold their segment in capitals.
+        let segment = segment.map(|segment| segment.trim().to_ascii_uppercase()).filter(|segment| !segment.is_empty());
+        let covered = self.engine.covered(segment.as_deref(), after, limit).await;
+        let (covered, has_more) = covered.map_err(refuse)?;
+        let next =
+            covered.last().filter(|_| has_more).map(|last| ListCriteria { after: Some(last.key.clone()), ..criteria });
+        Ok(Listing { flights: covered.into_iter().flat_map(flights).collect(), next })
     }
 
     async fn put(&self, stream: PutStream) -> Result<BoxStream<'static, Result<PutResult, Status>>, Status> {
-        let (key, timeframe) = target(&stream.descriptor)?;
-        let (engine, drain) = (Arc::clone(&self.engine), self.drain.clone());
-        let put = Put { batches: stream.batches, engine, drain, key, timeframe, rows: 0 };
-        Ok(put.acknowledged().boxed())
+        put::acknowledged(stream, Arc::clone(&self.engine), self.drain.clone())
     }
 }
 
-/// What a descriptor's candles are of: a `FrameTicket` as its command, or its path `[instrument_key, timeframe]`.
-fn target(descriptor: &arrow_flight::FlightDescriptor) -> Result<(InstrumentKey, Timeframe), Status> {
-    let (key, timeframe) = match (descriptor.r#type(), descriptor.path.as_slice()) {
-        (DescriptorType::Path, [key]) => (key.clone(), String::new()),
-        (DescriptorType::Path, [key, timeframe]) => (key.clone(), timeframe.clone()),
-        (DescriptorType::Cmd, _) => {
-            let ticket = proto::json::parse_ticket(&descriptor.cmd).map_err(|error| to_status(&error))?;
-            let ticket = stored_candles(ticket).map_err(refuse)?;
-            if ticket.range.is_some() || ticket.revision.is_some() {
-                return Err(refuse(FieldError::new(
-                    "descriptor",
-                    "range and revision name what is read, not what is put",
-                )));
-            }
-            (ticket.instrument_key, ticket.timeframe)
-        }
-        _ => {
-            let expected =
-                "a command holding stored_candles, or a path [instrument_key] or [instrument_key, timeframe]";
-            return Err(refuse(FieldError::new("descriptor", format!("expected {expected}"))));
-        }
+/// The flights of an instrument: one per source timeframe, named by tickets that always mean the current revision.
+fn flights(covered: Covered) -> Vec<(FrameTicket, Description)> {
+    let Covered { key, coverage, revision, is_exact } = covered;
+    let flight = |held: &Coverage| {
+        let query = Query { key: key.clone(), source: held.timeframe, range: TimeRange::ALL, revision: None };
+        let ticket = query.ticket(None, None);
+        let rows = is_exact.then_some(held.candle_count);
+        (ticket.clone(), Description { schema: query.schema(revision), rows, parts: vec![ticket] })
     };
-    let key = convert::instrument_key("descriptor.instrument_key", &key).map_err(refuse)?;
-    let timeframe = convert::timeframe("descriptor.timeframe", &timeframe, Some(Timeframe::M1)).map_err(refuse)?;
-    Ok((key, timeframe))
-}
-
-/// A stream of record batches being stored.
-struct Put {
-    batches: FlightRecordBatchStream,
-    engine: Arc<Engine>,
-    drain: Drain,
-    key: InstrumentKey,
-    timeframe: Timeframe,
-    /// Rows of the batches before.
-    rows: u64,
-}
-
-impl Put {
-    /// Stores a batch each time an acknowledgement is asked for; ends after the first error.
-    fn acknowledged(self) -> impl Stream<Item = Result<PutResult, Status>> {
-        futures::stream::try_unfold(self, |mut put| async move {
-            let Some(rows) = put.next().await? else { return Ok(None) };
-            let outcome = put.store(rows).await.map_err(refuse)?;
-            Ok(Some((acknowledgement(outcome)?, put)))
-        })
-    }
-
-    async fn next(&mut self) -> Result<Option<Vec<Option<Candle>>>, Status> {
-        let batch = tokio::select! {
-            biased;
-            () = self.drain.started() => return Err(refuse(Error::Draining)),
-            batch = self.batches.try_next() => batch.map_err(status_of)?,
-        };
-        let is_last = batch.is_none();
-        // A table without rows has a schema, too, and is refused if that is wrong.
-        let empty = || self.batches.schema().map(|schema| RecordBatch::new_empty(Arc::clone(schema)));
-        let Some(batch) = batch.or_else(empty) else { return Ok(None) };
-        let rows = proto::arrow::delivered_candles(&batch).map_err(refuse)?;
-        Ok((!is_last).then_some(rows))
-    }
-
-    /// Stores the rows of one record batch, as many transactions as its size needs.
-    async fn store(&mut self, rows: Vec<Option<Candle>>) -> Result<Outcome, Error> {
-        let mut total = Outcome::default();
-        let mut rows = rows.into_iter();
-        loop {
-            let part: Vec<_> = rows.by_ref().take(MAX_BATCH_ROWS).collect();
-            let (key, first_row) = (self.key.clone(), self.rows);
-            self.rows += part.len() as u64;
-            let batch = Batch { key, timeframe: self.timeframe, calendar: None, rows: part, first_row };
-            let outcome = self.engine.put(batch, now()).await?;
-            total.stored += outcome.stored;
-            total.unchanged += outcome.unchanged;
-            total.rejected.extend(outcome.rejected);
-            total.revision = outcome.revision;
-            if rows.len() == 0 {
-                return Ok(total);
-            }
-        }
-    }
-}
-
-/// Content of an acknowledgement's `app_metadata`.
-#[derive(Serialize)]
-struct Acknowledgement {
-    stored: u64,
-    unchanged: u64,
-    rejected: Vec<RejectedRow>,
-    rejected_count: usize,
-    revision: u64,
-}
-
-#[derive(Serialize)]
-struct RejectedRow {
-    row: u64,
-    reason: String,
-}
-
-fn acknowledgement(outcome: Outcome) -> Result<PutResult, Status> {
-    let rejected_count = outcome.rejected.len();
-    let named = outcome.rejected.into_iter().take(MAX_NAMED_REJECTIONS);
-    let content = Acknowledgement {
-        stored: outcome.stored,
-        unchanged: outcome.unchanged,
-        rejected: named.map(|row| RejectedRow { row: row.row, reason: row.reason }).collect(),
-        rejected_count,
-        revision: outcome.revision,
-    };
-    let app_metadata = serde_json::to_vec(&content).map_err(|error| Status::internal(error.to_string()))?;
-    Ok(PutResult { app_metadata: app_metadata.into() })
+    coverage.iter().map(flight).collect()
 }

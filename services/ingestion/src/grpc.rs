@@ -1,11 +1,20 @@
-//! The gRPC surface: parse, one call into the engine, render.
+//! The gRPC surface: parse, one call into the engine, render. Candles come in by `grpc/put.rs` and `grpc/stream.rs`;
+//! `grpc/changes.rs` streams what became durable.
+
+mod actions;
+mod backfill;
+mod changes;
+mod put;
+mod stream;
+
+pub(crate) use backfill::BackfillCalls;
+pub(crate) use changes::Changes;
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
-use market::{Calendar, Instrument, InstrumentKey, Timeframe};
-use mesh::clock::now;
+use market::{Calendar, Instrument, InstrumentKey};
 use mesh::{Drain, RemoteError, to_status};
 use proto::convert::{self, FieldError};
 use proto::ingestion as pb;
@@ -14,7 +23,7 @@ use proto::ingestion::quote_outcome::Outcome as QuoteAnswer;
 use proto::wire;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::engine::{Batch, Engine, Error, MAX_BATCH_ROWS, Outcome, Quote, exchange_of};
+use crate::engine::{Engine, Error, Quote, exchange_of};
 
 /// Instruments per page where the request does not say.
 const DEFAULT_PAGE_SIZE: usize = 100;
@@ -52,7 +61,7 @@ impl IngestionService for Service {
     type StreamCandlesStream = BoxStream<'static, Result<pb::StreamCandlesResponse, Status>>;
 
     async fn put_candles(&self, request: Request<pb::PutCandlesRequest>) -> Answer<pb::PutCandlesResponse> {
-        let outcome = put(&self.engine, request.into_inner().batch).await?;
+        let outcome = put::put(&self.engine, request.into_inner().batch).await?;
         Ok(Response::new(pb::PutCandlesResponse { outcome: Some(outcome) }))
     }
 
@@ -60,36 +69,36 @@ impl IngestionService for Service {
         &self,
         request: Request<Streaming<pb::StreamCandlesRequest>>,
     ) -> Answer<Self::StreamCandlesStream> {
-        let acknowledged = acknowledged(request.into_inner(), Arc::clone(&self.engine), self.drain.clone());
+        let acknowledged = stream::acknowledged(request.into_inner(), Arc::clone(&self.engine), self.drain.clone());
         Ok(Response::new(acknowledged.boxed()))
     }
 
     async fn put_candle_batches(
         &self,
-        _request: Request<pb::PutCandleBatchesRequest>,
+        request: Request<pb::PutCandleBatchesRequest>,
     ) -> Answer<pb::PutCandleBatchesResponse> {
-        Err(Status::unimplemented("not yet"))
+        Ok(Response::new(put::put_all(&self.engine, request.into_inner().batches).await?))
     }
 
     async fn put_corporate_actions(
         &self,
-        _request: Request<pb::PutCorporateActionsRequest>,
+        request: Request<pb::PutCorporateActionsRequest>,
     ) -> Answer<pb::PutCorporateActionsResponse> {
-        Err(Status::unimplemented("not yet"))
+        actions::put(&self.engine, request.into_inner()).await.map(Response::new).map_err(refuse)
     }
 
     async fn list_corporate_actions(
         &self,
-        _request: Request<pb::ListCorporateActionsRequest>,
+        request: Request<pb::ListCorporateActionsRequest>,
     ) -> Answer<pb::ListCorporateActionsResponse> {
-        Err(Status::unimplemented("not yet"))
+        actions::list(&self.engine, request.into_inner()).await.map(Response::new).map_err(refuse)
     }
 
     async fn delete_corporate_action(
         &self,
-        _request: Request<pb::DeleteCorporateActionRequest>,
+        request: Request<pb::DeleteCorporateActionRequest>,
     ) -> Answer<pb::DeleteCorporateActionResponse> {
-        Err(Status::unimplemented("not yet"))
+        actions::delete(&self.engine, request.into_inner()).await.map(Response::new).map_err(refuse)
     }
 
     async fn put_instrument(&self, request: Request<pb::PutInstrumentRequest>) -> Answer<pb::PutInstrumentResponse> {
@@ -162,85 +171,6 @@ impl IngestionService for Service {
         let quotes = self.engine.quotes(keys).await.map_err(refuse)?;
         let outcomes = texts.into_iter().zip(quotes).map(|(key, quote)| wire_quote(key, quote)).collect();
         Ok(Response::new(pb::GetQuotesResponse { outcomes }))
-    }
-}
-
-async fn put(engine: &Engine, batch: Option<pb::CandleBatch>) -> Result<pb::BatchOutcome, Status> {
-    let batch = parse_batch(batch).map_err(|error| to_status(&error))?;
-    let outcome = engine.put(batch, now()).await.map_err(refuse)?;
-    Ok(wire_outcome(outcome))
-}
-
-/// What a stream of batches still has to do.
-struct Batches<S> {
-    requests: S,
-    engine: Arc<Engine>,
-    drain: Drain,
-    last_sequence: Option<u64>,
-}
-
-/// Stores batches one after the other, each when its acknowledgement is asked for: a client that does not read is not read
-/// from either. Ends after its first error, with everything acknowledged before it delivered.
-fn acknowledged(
-    requests: Streaming<pb::StreamCandlesRequest>,
-    engine: Arc<Engine>,
-    drain: Drain,
-) -> impl Stream<Item = Result<pb::StreamCandlesResponse, Status>> {
-    let batches = Batches { requests, engine, drain, last_sequence: None };
-    futures::stream::try_unfold(batches, |mut batches| async move {
-        let Some(request) = batches.next().await? else { return Ok(None) };
-        let outcome = put(&batches.engine, request.batch).await?;
-        let response = pb::StreamCandlesResponse { sequence: request.sequence, outcome: Some(outcome) };
-        Ok(Some((response, batches)))
-    })
-}
-
-impl<S> Batches<S>
-where
-    S: Stream<Item = Result<pb::StreamCandlesRequest, Status>> + Unpin,
-{
-    async fn next(&mut self) -> Result<Option<pb::StreamCandlesRequest>, Status> {
-        let request = tokio::select! {
-            biased;
-            () = self.drain.started() => return Err(refuse(Error::Draining)),
-            request = self.requests.next() => request.transpose()?,
-        };
-        let Some(request) = request else { return Ok(None) };
-        if let Some(last) = self.last_sequence.filter(|last| request.sequence <= *last) {
-            let reason = format!("{} given after {last}; sequences must strictly increase", request.sequence);
-            return Err(refuse(FieldError::new("sequence", reason)));
-        }
-        self.last_sequence = Some(request.sequence);
-        Ok(Some(request))
-    }
-}
-
-fn parse_batch(batch: Option<pb::CandleBatch>) -> Result<Batch, Error> {
-    let batch = batch.ok_or_else(|| FieldError::new("batch", "is missing"))?;
-    let given = batch.candles.len();
-    if given > MAX_BATCH_ROWS {
-        return Err(Error::Limit { field: "batch.candles", given, limit: MAX_BATCH_ROWS });
-    }
-    let calendar = match batch.calendar.as_str() {
-        "" => None,
-        name => Some(Calendar::by_name(name).map_err(|error| FieldError::new("batch.calendar", error))?),
-    };
-    Ok(Batch {
-        key: convert::instrument_key("batch.instrument_key", &batch.instrument_key)?,
-        timeframe: convert::timeframe("batch.timeframe", &batch.timeframe, Some(Timeframe::M1))?,
-        calendar,
-        rows: batch.candles.iter().map(convert::candle).collect(),
-        first_row: 0,
-    })
-}
-
-fn wire_outcome(outcome: Outcome) -> pb::BatchOutcome {
-    let rejected = outcome.rejected.into_iter().map(|row| pb::RejectedRow { row: row.row, reason: row.reason });
-    pb::BatchOutcome {
-        stored: outcome.stored,
-        unchanged: outcome.unchanged,
-        rejected: rejected.collect(),
-        revision: outcome.revision,
     }
 }
 

@@ -136,7 +136,7 @@ async fn survives(mesh: &mut impl Mortal) -> Result<()> {
 }
 
 /// `CANDLEMESH_TEST_SEED`, to repeat a run; else of the clock.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let given = std::env::var("CANDLEMESH_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     given.unwrap_or_else(|| clock().as_nanos() as u64)

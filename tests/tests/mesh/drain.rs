@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use candlemesh::client::{Connection, load};
-use candlemesh::input::FileSpec;
 use candlemesh_tests::answers::Indicators;
 use candlemesh_tests::made_up;
 use candlemesh_tests::processes::Up;
 use candlemesh_tests::rest::{Rest, indicators_path};
+use formats::FileSpec;
 use market::Timeframe;
 use serde_json::json;
 
@@ -25,7 +25,8 @@ async fn a_drain_answers_what_is_in_flight_and_exits_with_zero() -> Result<()> {
     let rows = made_up::minutes(11, SESSIONS)?;
     let path = tempfile::Builder::new().suffix(".csv.gz").tempfile()?.into_temp_path();
     made_up::write_csv_gz(&path, &rows)?;
-    let spec = FileSpec { path: path.to_path_buf(), instrument: Some(INSTRUMENT.parse()?), timeframe: Timeframe::M1 };
+    let spec =
+        FileSpec { instrument: Some(INSTRUMENT.parse()?), timeframe: Some(Timeframe::M1), ..FileSpec::new(&path) };
     load::load(&Connection::to(&gateway), &[spec], None, true).await?;
 
     // V1 has no cache, so that each of these takes as long as the first.

@@ -1,12 +1,19 @@
 //! End-to-end tests: a whole mesh, asked through its gateway as any client would.
 //!
 //! `oracle` holds answers against values computed elsewhere; `scenario` walks through everything a mesh does, once in one process
-//! and once in six; `crash` and `drain` end processes at bad moments; `cli` is the command line, `clients` other languages.
+//! and once in six; `crash`, `backfill` and `drain` end processes at bad moments, `faults` for as long as it is told; `changes` are
+//! followed from replica to replica; `cli` is the command line, `clients` other languages.
 
+mod adjustments;
+mod backfill;
+mod changes;
 mod cli;
 mod clients;
 mod crash;
 mod drain;
+mod export;
+mod faults;
+mod live;
 mod oracle;
 mod scenario;
 

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use candlemesh::client::{Connection, load};
-use candlemesh::input::FileSpec;
 use candlemesh_tests::answers::{Candles, Column, Indicators};
 use candlemesh_tests::in_process::InProcess;
 use candlemesh_tests::oracle::{Bar, Case, cases, data_folder};
 use candlemesh_tests::rest::{Rest, candles_path, indicators_path};
+use formats::FileSpec;
 use market::Timeframe;
 use serde_json::json;
 
@@ -66,7 +66,8 @@ const INDICATORS: [&str; 13] = [
 
 async fn load_window(mesh: &InProcess, case: &Case) -> Result<usize> {
     let (path, rows) = case.write_window(mesh.folder())?;
-    let spec = FileSpec { path, instrument: Some(case.instrument.clone()), timeframe: Timeframe::M1 };
+    let spec =
+        FileSpec { instrument: Some(case.instrument.clone()), timeframe: Some(Timeframe::M1), ..FileSpec::new(path) };
     let report = load::load(&Connection::to(&mesh.gateway()), &[spec], None, true).await?;
     ensure!(report.rejected == 0, "{}: {:?}", case.name, report.files);
     ensure!(report.stored == rows as u64, "{}: {} of {rows} rows stored", case.name, report.stored);

@@ -3,10 +3,13 @@
 //! Rules exact for 2007 to 2026 by exchange_calendars 4.13.2 (`XEUR`). Limit: the early session that index futures have had
 //! since December 2018 (from 01:10 or 02:10) is not regular here; its candles are kept and count towards 09:00.
 
+use std::ops::RangeInclusive;
+
 use jiff::civil::{Date, Weekday};
 
 use super::hours::{Hours, at, is_days_after_easter, is_weekend};
 
+pub(super) const YEARS: RangeInclusive<i16> = 2007..=2026;
 pub(super) const REGULAR: &[Hours] = &[Hours::new(at(9, 0), at(22, 0))];
 
 pub(super) fn hours(date: Date) -> &'static [Hours] {

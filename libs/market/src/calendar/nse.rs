@@ -12,10 +12,13 @@
 
 #![expect(clippy::inconsistent_digit_grouping, reason = "dates are written yyyy_mm_dd")]
 
+use std::ops::RangeInclusive;
+
 use jiff::civil::Date;
 
 use super::hours::{Hours, at, is_weekend, number};
 
+pub(super) const YEARS: RangeInclusive<i16> = 2013..=2026;
 pub(super) const REGULAR: &[Hours] = &[Hours::new(at(9, 15), at(15, 30))];
 
 /// About an hour of token trading on Diwali; its time follows the almanac.

@@ -5,10 +5,13 @@
 
 #![expect(clippy::inconsistent_digit_grouping, reason = "dates are written yyyy_mm_dd")]
 
+use std::ops::RangeInclusive;
+
 use jiff::civil::{Date, Weekday};
 
 use super::hours::{Hours, at, is_days_after_easter, is_nth_weekday, is_weekend, number};
 
+pub(super) const YEARS: RangeInclusive<i16> = 1993..=2026;
 pub(super) const REGULAR: &[Hours] = &[Hours::new(at(9, 30), at(16, 0))];
 const HALF_DAY: &[Hours] = &[Hours::new(at(9, 30), at(13, 0))];
 

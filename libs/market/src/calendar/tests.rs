@@ -50,6 +50,39 @@ fn names_and_segments_find_their_calendar() {
 }
 
 #[test]
+fn known_years_are_named() {
+    for (name, first) in [("NSE", 2013), ("NYSE", 1993), ("CME", 2013), ("EUREX", 2007), ("FX", 1900), ("24x7", 1900)] {
+        let years = calendar(name).known_years();
+        assert_eq!(*years.start(), first, "{name}");
+        assert!(years.contains(&2026));
+    }
+    assert!(!calendar("NSE").known_years().contains(&2027));
+}
+
+#[test]
+fn index_futures_paused_in_the_afternoon_until_2021_and_closed_later_until_2015() {
+    let evening = span("2013-10-06T17:00:00-05:00", "2013-10-07T15:15:00-05:00");
+    assert_eq!(
+        sessions("CME", "2013-10-07"),
+        [evening, span("2013-10-07T15:30:00-05:00", "2013-10-07T16:15:00-05:00")]
+    );
+    for (date, sessions_of_date, closes) in [
+        ("2015-09-18", 2, "2015-09-18T16:15:00-05:00"),
+        ("2015-09-21", 2, "2015-09-21T16:00:00-05:00"),
+        ("2021-06-25", 2, "2021-06-25T16:00:00-05:00"),
+        ("2021-06-28", 1, "2021-06-28T16:00:00-05:00"),
+    ] {
+        let sessions = sessions("CME", date);
+        assert_eq!((sessions.len(), sessions.last().unwrap().1), (sessions_of_date, millis(closes)), "{date}");
+    }
+    // A bucket over the pause holds the minutes on both sides of it.
+    let cme = calendar("CME");
+    let day = cme.day(date("2013-10-07"));
+    let bucket = cme.bucket(&day, Timeframe::H1, millis("2013-10-07T15:40:00-05:00"));
+    assert_eq!(cme.expected_count(&day, Timeframe::H1, bucket), 45);
+}
+
+#[test]
 fn us_open_follows_the_clock_change_of_2025_11_02() {
     let nyse = calendar("NYSE");
     assert_eq!(nyse.day(date("2025-10-31")).anchor, millis("2025-10-31T13:30:00Z"));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::StreamExt;
-use market::{Frame, Instrument, InstrumentKey, TimeRange, Timeframe};
+use market::{CorporateAction, Frame, Instrument, InstrumentKey, TimeRange, Timeframe};
 use tonic::Status;
 
 use super::{Buckets, Candles, Group, MasterData, SourceCoverage, StoredCandles, StoredFrames};
@@ -16,6 +16,7 @@ pub struct MemorySource {
     pub stored: BTreeMap<(InstrumentKey, Timeframe), Frame>,
     pub buckets: BTreeMap<(InstrumentKey, Timeframe), Buckets>,
     pub groups: BTreeMap<String, Group>,
+    pub actions: BTreeMap<InstrumentKey, Vec<CorporateAction>>,
     pub revision: u64,
 }
 
@@ -67,6 +68,11 @@ impl MasterData for MemorySource {
                 candle_count: frame.len() as u64,
             })
             .collect())
+    }
+
+    async fn corporate_actions(&self, key: &InstrumentKey) -> Result<Vec<CorporateAction>, RemoteError> {
+        self.instrument(key).await?;
+        Ok(self.actions.get(key).cloned().unwrap_or_default())
     }
 
     async fn group(&self, id: &str) -> Result<Group, RemoteError> {

@@ -1,15 +1,17 @@
 //! Where a service gets what it does not own: ports, their remote adapters, and an in-memory twin.
 
 mod changes;
+mod ledger;
 mod memory;
 mod remote;
 
 use std::fmt::Debug;
 
 use futures::stream::BoxStream;
-use market::{BucketFrame, Frame, Instrument, InstrumentKey, Millis, TimeRange, Timeframe};
+use market::{BucketFrame, CorporateAction, Frame, Instrument, InstrumentKey, Millis, TimeRange, Timeframe};
 
 pub use changes::{ChangeBatch, Changes, StoredChange};
+pub use ledger::MemoryLedger;
 pub use memory::MemorySource;
 pub use remote::{RemoteAggregation, RemoteIngestion};
 
@@ -79,6 +81,9 @@ pub trait MasterData: Send + Sync + Debug {
 
     /// What is stored per source timeframe, narrow to wide. NOT_FOUND for an unknown instrument.
     async fn coverage(&self, key: &InstrumentKey) -> Result<Vec<SourceCoverage>, RemoteError>;
+
+    /// Splits and dividends as they are known now, by ex-date, splits before dividends. NOT_FOUND for an unknown instrument.
+    async fn corporate_actions(&self, key: &InstrumentKey) -> Result<Vec<CorporateAction>, RemoteError>;
 
     /// NOT_FOUND for an unknown group.
     async fn group(&self, id: &str) -> Result<Group, RemoteError>;

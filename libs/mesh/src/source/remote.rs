@@ -2,15 +2,17 @@
 
 use arrow_flight::Ticket;
 use arrow_flight::decode::FlightRecordBatchStream;
+use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use futures::{StreamExt, TryStreamExt};
-use market::{BucketFrame, Instrument, InstrumentKey, TimeRange, Timeframe};
+use market::{BucketFrame, CorporateAction, Instrument, InstrumentKey, TimeRange, Timeframe};
 use prost::Message;
 use proto::convert;
 use proto::ingestion::change_service_client::ChangeServiceClient;
 use proto::ingestion::ingestion_service_client::IngestionServiceClient;
 use proto::ingestion::{
-    GetCoverageRequest, GetGroupRequest, GetInstrumentRequest, GetRevisionsRequest, ListInstrumentsRequest,
+    GetCoverageRequest, GetGroupRequest, GetInstrumentRequest, GetRevisionsRequest, ListCorporateActionsRequest,
+    ListInstrumentsRequest,
 };
 use proto::wire::{self, CandlesTicket, FrameTicket, StoredCandlesTicket, frame_ticket};
 use tonic::{Code, Status};
@@ -18,7 +20,7 @@ use tonic::{Code, Status};
 use super::{Buckets, Candles, Group, MasterData, SourceCoverage, StoredCandles, StoredFrames};
 use crate::client::MeshChannel;
 use crate::config::ConfigError;
-use crate::{MAX_MESSAGE_BYTES, RemoteError, flight};
+use crate::{MAX_MESSAGE_BYTES, RemoteError};
 
 /// Instruments per page when the universe is listed.
 const PAGE_SIZE: i32 = 1000;
@@ -40,13 +42,21 @@ pub(super) fn malformed(error: impl std::fmt::Display) -> RemoteError {
     RemoteError::from_status(&Status::internal(format!("upstream answered a malformed message: {error}")))
 }
 
+/// Only a status is upstream's word to the caller; anything else is an answer that cannot be read.
+fn fault_of(error: FlightError) -> RemoteError {
+    match error {
+        FlightError::Tonic(status) => RemoteError::from_status(&status),
+        error => malformed(error),
+    }
+}
+
 async fn get(
     client: &FlightServiceClient<MeshChannel>,
     frame: frame_ticket::Frame,
 ) -> Result<(u64, FlightRecordBatchStream), RemoteError> {
     let ticket = Ticket { ticket: FrameTicket { frame: Some(frame) }.encode_to_vec().into() };
     let data = client.clone().do_get(ticket).await?.into_inner();
-    let data = data.map_err(|status| arrow_flight::error::FlightError::Tonic(Box::new(status)));
+    let data = data.map_err(|status| FlightError::Tonic(Box::new(status)));
     // The decoder knows the schema only after the first message, so that is awaited here.
     let mut data = Box::pin(data.peekable());
     let first = data.as_mut().peek().await;
@@ -55,7 +65,7 @@ async fn get(
             let schema = arrow_schema::Schema::try_from(message).map_err(malformed)?;
             schema.metadata.get("revision").and_then(|text| text.parse().ok()).unwrap_or_default()
         }
-        Some(Err(arrow_flight::error::FlightError::Tonic(status))) => {
+        Some(Err(FlightError::Tonic(status))) => {
             return Err(RemoteError::from_status(status.as_ref()));
         }
         Some(Err(error)) => return Err(malformed(error)),
@@ -98,9 +108,8 @@ impl StoredCandles for RemoteIngestion {
             revision,
         };
         let (revision, batches) = get(&self.flight, frame_ticket::Frame::StoredCandles(ticket)).await?;
-        let frames = batches
-            .map_err(|error| RemoteError::from_status(&flight::status_of(error)))
-            .and_then(|batch| async move { proto::arrow::frame(&batch).map_err(malformed) });
+        let frames =
+            batches.map_err(fault_of).and_then(|batch| async move { proto::arrow::frame(&batch).map_err(malformed) });
         Ok(StoredFrames { revision, frames: frames.boxed() })
     }
 }
@@ -161,6 +170,13 @@ impl MasterData for RemoteIngestion {
         Ok(coverage)
     }
 
+    async fn corporate_actions(&self, key: &InstrumentKey) -> Result<Vec<CorporateAction>, RemoteError> {
+        let request = ListCorporateActionsRequest { instrument_key: key.to_string() };
+        let answer = self.client.clone().list_corporate_actions(request).await?.into_inner();
+        let actions = answer.actions.iter().map(|message| convert::corporate_action("action", message));
+        actions.map(|action| action.map(|(_, action)| action).map_err(malformed)).collect()
+    }
+
     async fn group(&self, id: &str) -> Result<Group, RemoteError> {
         let request = GetGroupRequest { group_id: id.to_owned() };
         let group = self.client.clone().get_group(request).await?.into_inner().group.unwrap_or_default();
@@ -212,7 +228,7 @@ impl Candles for RemoteAggregation {
         let (revision, mut batches) = get(&self.flight, frame_ticket::Frame::Candles(ticket)).await?;
         let mut frame = BucketFrame::default();
         while let Some(batch) = batches.next().await {
-            let batch = batch.map_err(|error| RemoteError::from_status(&flight::status_of(error)))?;
+            let batch = batch.map_err(fault_of)?;
             if frame.len() + batch.num_rows() > MAX_HISTORY_ROWS {
                 let text = format!(
                     "'{key}' has more than {MAX_HISTORY_ROWS} candles of {timeframe} to read at once; ask for a wider timeframe"
@@ -230,5 +246,24 @@ impl Candles for RemoteAggregation {
 impl RemoteError {
     pub fn is_not_found(&self) -> bool {
         self.code == Code::NotFound
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_not_the_callers_fault() {
+        let damaged = [
+            FlightError::DecodeError("cut off".to_owned()),
+            FlightError::ProtocolError("no schema".to_owned()),
+            FlightError::Arrow(arrow_schema::ArrowError::IpcError("no batch".to_owned())),
+        ];
+        for error in damaged {
+            assert_eq!(fault_of(error).code, Code::Internal);
+        }
+        let told = FlightError::Tonic(Box::new(Status::not_found("instrument 'US|X' is not known")));
+        assert_eq!(fault_of(told).code, Code::NotFound);
     }
 }

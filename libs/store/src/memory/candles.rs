@@ -9,8 +9,11 @@ use market::{Candle, Date, Frame, InstrumentKey, Millis, TimeRange, Timeframe};
 
 use super::{MemoryStore, lock};
 use crate::block::{Chunk, Merged, Summary, merge, split};
-use crate::candle_store::{check_calendar, check_puts, trim};
-use crate::{Block, CandleStore, Change, Coverage, Error, LastCandle, MAX_PAGE_ROWS, Pruned, Put, PutOutcome, Result};
+use crate::candle_store::{block_date, carried, check_calendar, check_puts, trim};
+use crate::{
+    Block, CandleStore, Change, Changed, CheckReport, Coverage, Error, LastCandle, MAX_PAGE_ROWS, Pruned, Put,
+    PutOutcome, Result,
+};
 
 #[derive(Debug, Default)]
 pub(super) struct Candles {
@@ -97,7 +100,8 @@ impl Candles {
         Ok(Plan { outcome, merged })
     }
 
-    fn apply(&mut self, put: &Put<'_>, revision: u64, merged: Vec<(Date, Merged)>, now: Millis) {
+    fn apply(&mut self, put: &Put<'_>, revision: u64, merged: Vec<(Date, Merged)>, now: Millis) -> Vec<Changed> {
+        let mut changed = Vec::with_capacity(merged.len());
         let series = self.series.entry(put.key.clone()).or_default();
         series.calendar = put.calendar.name().to_owned();
         series.revision = revision;
@@ -107,9 +111,10 @@ impl Candles {
             if let Some(current) = versions.last_mut() {
                 current.superseded = Some(Superseded { revision, at: series.updated_at });
             }
+            let candles = carried(&change.frame, change.first_changed, change.last_changed);
             versions.push(Version { revision, frame: Arc::new(change.frame), superseded: None });
             self.last_sequence += 1;
-            self.changes.push(Change {
+            let change = Change {
                 sequence: self.last_sequence,
                 key: put.key.clone(),
                 timeframe: put.source,
@@ -118,8 +123,11 @@ impl Candles {
                 first_open_time: change.first_changed,
                 last_open_time: change.last_changed,
                 changed_at: series.updated_at,
-            });
+            };
+            self.changes.push(change.clone());
+            changed.push(Changed { change, candles });
         }
+        changed
     }
 
     /// The blocks that meet a range, as of a revision; frames are shared, not copied.
@@ -145,6 +153,22 @@ impl Candles {
     }
 }
 
+impl MemoryStore {
+    /// Counts what there is; frames in memory cannot differ from what was stored.
+    pub(crate) fn check(&self) -> CheckReport {
+        let candles = lock(&self.candles);
+        let mut report = CheckReport { instruments: candles.series.len() as u64, ..CheckReport::default() };
+        for versions in candles.series.values().flat_map(|series| series.blocks.values()) {
+            report.superseded_blocks += versions.len().saturating_sub(1) as u64;
+            if let Some(current) = versions.last() {
+                report.blocks += 1;
+                report.candles += current.frame.len() as u64;
+            }
+        }
+        report
+    }
+}
+
 #[async_trait]
 impl CandleStore for MemoryStore {
     async fn put_all(&self, puts: &[Put<'_>], now: Millis) -> Result<Vec<PutOutcome>> {
@@ -164,7 +188,7 @@ impl CandleStore for MemoryStore {
         for (put, mut plan) in puts.iter().zip(plans) {
             if changed.contains(put.key) {
                 plan.outcome.revision += 1;
-                candles.apply(put, plan.outcome.revision, plan.merged, now);
+                plan.outcome.changes = candles.apply(put, plan.outcome.revision, plan.merged, now);
             }
             outcomes.push(plan.outcome);
         }
@@ -192,6 +216,10 @@ impl CandleStore for MemoryStore {
                 stream::iter(error.into_iter().chain(trimmed))
             })
             .boxed()
+    }
+
+    async fn calendar(&self, key: &InstrumentKey) -> Result<Option<String>> {
+        Ok(lock(&self.candles).series.get(key).map(|series| series.calendar.clone()))
     }
 
     async fn revisions(&self, keys: &[InstrumentKey]) -> Result<Vec<Option<u64>>> {
@@ -245,8 +273,17 @@ impl CandleStore for MemoryStore {
             let oldest = candles.pruned_sequence;
             return Err(Error::Expired { what: "change cursor", requested: after_sequence, oldest });
         }
-        let after = candles.changes.iter().filter(|change| change.sequence > after_sequence);
-        Ok(after.take(limit.min(MAX_PAGE_ROWS)).cloned().collect())
+        let from = candles.changes.partition_point(|change| change.sequence <= after_sequence);
+        Ok(candles.changes[from..].iter().take(limit.min(MAX_PAGE_ROWS)).cloned().collect())
+    }
+
+    async fn changed_candles(&self, changes: &[Change]) -> Result<Vec<Option<Frame>>> {
+        let candles = lock(&self.candles);
+        let now_stored = |change: &Change| {
+            let version = candles.series.get(&change.key)?.current(change.timeframe, block_date(change))?;
+            carried(&version.frame, change.first_open_time, change.last_open_time)
+        };
+        Ok(changes.iter().map(now_stored).collect())
     }
 
     async fn last_sequence(&self) -> Result<u64> {

@@ -1,5 +1,7 @@
 //! The twin without a database, for tests and demonstrations: plain maps behind one lock, as simple as the contract allows.
 
+mod actions;
+mod backfills;
 mod candles;
 mod repositories;
 
@@ -10,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) struct MemoryStore {
     candles: Arc<Mutex<candles::Candles>>,
     records: Mutex<repositories::Records>,
+    actions: Mutex<actions::Actions>,
+    backfills: Mutex<backfills::Backfills>,
 }
 
 /// Locks; every change is made after its last check, so a panic in between leaves no half of one behind.

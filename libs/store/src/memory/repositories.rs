@@ -43,8 +43,22 @@ impl Catalog for MemoryStore {
         Ok(())
     }
 
+    async fn insert_instruments(&self, instruments: &[Instrument]) -> Result<u64> {
+        let known = &mut lock(&self.records).instruments;
+        let before = known.len();
+        for instrument in instruments {
+            known.entry(instrument.key.clone()).or_insert_with(|| instrument.clone());
+        }
+        Ok((known.len() - before) as u64)
+    }
+
     async fn instrument(&self, key: &InstrumentKey) -> Result<Option<Instrument>> {
         Ok(lock(&self.records).instruments.get(key).cloned())
+    }
+
+    async fn instruments(&self, keys: &[InstrumentKey]) -> Result<Vec<Option<Instrument>>> {
+        let known = &lock(&self.records).instruments;
+        Ok(keys.iter().map(|key| known.get(key).cloned()).collect())
     }
 
     async fn list_instruments(

@@ -4,6 +4,7 @@
 //! both can read). So `tables.rs` and `repositories.rs` are written once and compiled into both modules; `put.rs` and `read.rs` hold what is decided
 //! outside the database.
 
+mod check;
 mod postgres;
 mod put;
 mod read;
@@ -126,6 +127,11 @@ fn unsigned(value: i64) -> Result<u64> {
 
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// A list as the JSON text that statements read rows from.
+fn json<T: Into<serde_json::Value>>(rows: impl IntoIterator<Item = T>) -> String {
+    serde_json::Value::Array(rows.into_iter().map(Into::into).collect()).to_string()
 }
 
 /// A page size for SQL, at most [`MAX_PAGE_ROWS`](crate::MAX_PAGE_ROWS).

@@ -6,12 +6,14 @@ use async_trait::async_trait;
 use market::{Date, Frame, InstrumentKey, Millis, Timeframe};
 
 use super::{Series, StoredBlock, date_number};
-use crate::block::{Chunk, Encoder, Merged, Summary, decode, merge, split};
-use crate::candle_store::{check_calendar, check_puts};
-use crate::{Error, Put, PutOutcome, Result};
+use crate::block::{Chunk, Columns, Decoder, Encoder, Merged, Summary, merge, split};
+use crate::candle_store::{carried, check_calendar, check_puts};
+use crate::{Change, Changed, Error, Put, PutOutcome, Result};
 
 /// Rows from which encoding leaves the async threads: half a millisecond of work.
 const BLOCKING_ROWS: usize = 4_096;
+/// Most blocking threads that share the encoding of one call; more calls at once use more.
+const MAX_CODING_THREADS: usize = 4;
 
 /// A block to write over whatever is there.
 #[derive(Debug)]
@@ -72,13 +74,14 @@ pub(super) trait WriteTables: Send {
     async fn write_blocks(&mut self, blocks: &[BlockWrite]) -> Result<()>;
     async fn grow_coverage(&mut self, growth: &[CoverageGrowth]) -> Result<()>;
     async fn raise_revisions(&mut self, series: &[Series]) -> Result<()>;
-    /// Numbers and writes the records. The last step: other writers wait here until the commit.
-    async fn log_changes(&mut self, changes: &[ChangeWrite]) -> Result<()>;
+    /// Numbers and writes the records, and returns the first number. The last step: other writers wait here until the commit.
+    async fn log_changes(&mut self, changes: &[ChangeWrite]) -> Result<u64>;
     async fn commit(self) -> Result<()>;
 }
 
 #[derive(Debug)]
 struct EncodedChunk {
+    put: usize,
     chunk: Chunk,
     payload: Vec<u8>,
 }
@@ -86,7 +89,7 @@ struct EncodedChunk {
 /// A chunk with the block it meets.
 #[derive(Debug)]
 struct Meeting {
-    put: usize,
+    key: InstrumentKey,
     encoded: EncodedChunk,
     stored: Option<StoredBlock>,
 }
@@ -105,11 +108,11 @@ where
 {
     check_puts(puts)?;
     let mut chunks = Vec::with_capacity(puts.len());
-    for put in puts {
-        chunks.push(split(put.source, put.calendar, put.rows)?);
+    for (index, put) in puts.iter().enumerate() {
+        chunks.extend(split(put.source, put.calendar, put.rows)?.into_iter().map(|chunk| (index, chunk)));
     }
     let rows = puts.iter().map(|put| put.rows.len()).sum();
-    let encoded = off_thread(rows, move || encode_all(chunks)).await?;
+    let encoded = on_threads(rows, chunks, encode_all).await?;
 
     let mut tables = begin().await?;
     let mut calendars = BTreeMap::new();
@@ -125,27 +128,30 @@ where
     let series_of =
         |put: &Put<'_>| series.get(put.key.as_str()).ok_or_else(|| Error::internal("a locked row is missing"));
     let mut wanted = Vec::new();
-    for (put, chunks) in puts.iter().zip(&encoded) {
+    for EncodedChunk { put, chunk, .. } in &encoded {
+        let put = &puts[*put];
         let row = series_of(put)?;
         check_calendar(put, &row.calendar)?;
-        wanted.extend(chunks.iter().map(|encoded| (row.id, put.source, encoded.chunk.block_date)));
+        // An instrument without a revision has no blocks to look for.
+        if row.revision > 0 {
+            wanted.push((row.id, put.source, chunk.block_date));
+        }
     }
     let mut stored: HashMap<(i64, String, Date), StoredBlock> = HashMap::new();
-    for block in tables.blocks(&wanted).await? {
-        stored.insert((block.series_id, block.timeframe.clone(), block.date), block);
+    if !wanted.is_empty() {
+        for block in tables.blocks(&wanted).await? {
+            stored.insert((block.series_id, block.timeframe.clone(), block.date), block);
+        }
     }
-    let mut meetings = Vec::with_capacity(wanted.len());
-    for (index, (put, chunks)) in puts.iter().zip(encoded).enumerate() {
-        let id = series_of(put)?.id;
-        meetings.extend(chunks.into_iter().map(|encoded| {
-            let block = (id, put.source.as_str().to_owned(), encoded.chunk.block_date);
-            Meeting { put: index, stored: stored.remove(&block), encoded }
-        }));
+    let mut meetings = Vec::with_capacity(encoded.len());
+    for encoded in encoded {
+        let put = &puts[encoded.put];
+        let block = (series_of(put)?.id, put.source.as_str().to_owned(), encoded.chunk.block_date);
+        meetings.push(Meeting { key: put.key.clone(), stored: stored.remove(&block), encoded });
     }
-    let keys: Vec<InstrumentKey> = puts.iter().map(|put| put.key.clone()).collect();
-    let effects = off_thread(rows, move || merge_all(meetings, &keys)).await?;
+    let effects = on_threads(rows, meetings, merge_all).await?;
 
-    let (writes, outcomes) = lay_out(puts, effects, &series, now)?;
+    let (writes, mut outcomes) = lay_out(puts, effects, &series, now)?;
     if !writes.blocks.is_empty() {
         if !writes.superseded.is_empty() {
             tables.supersede(&writes.superseded).await?;
@@ -153,7 +159,8 @@ where
         tables.write_blocks(&writes.blocks).await?;
         tables.grow_coverage(&writes.growth).await?;
         tables.raise_revisions(&writes.series).await?;
-        tables.log_changes(&writes.changes).await?;
+        let first = tables.log_changes(&writes.changes).await?;
+        number(&mut outcomes, first);
     }
     // Also where nothing changed: an instrument's row may be new.
     tables.commit().await?;
@@ -161,7 +168,7 @@ where
 }
 
 /// Runs work in place when it is short, else on a blocking thread.
-async fn off_thread<T, F>(rows: usize, work: F) -> Result<T>
+pub(super) async fn off_thread<T, F>(rows: usize, work: F) -> Result<T>
 where
     T: Send + 'static,
     F: FnOnce() -> Result<T> + Send + 'static,
@@ -172,23 +179,47 @@ where
     tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
 }
 
+/// Runs work over a list: in place when it is short, else in parts on blocking threads. The results keep the order.
+async fn on_threads<T, U>(rows: usize, mut items: Vec<T>, work: fn(Vec<T>) -> Result<Vec<U>>) -> Result<Vec<U>>
+where
+    T: Send + 'static,
+    U: Send + 'static,
+{
+    if rows < BLOCKING_ROWS || items.is_empty() {
+        return work(items);
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = items.len().div_ceil(cores.min(MAX_CODING_THREADS));
+    let mut parts = Vec::with_capacity(MAX_CODING_THREADS);
+    while !items.is_empty() {
+        let rest = items.split_off(part.min(items.len()));
+        let first = std::mem::replace(&mut items, rest);
+        parts.push(tokio::task::spawn_blocking(move || work(first)));
+    }
+    let mut results = Vec::new();
+    for part in parts {
+        results.extend(part.await.map_err(Error::internal)??);
+    }
+    Ok(results)
+}
+
 /// Encodes every chunk as if its block were new, before anything is locked. Mostly it is; where an equal block exists, equal bytes
 /// show it without decoding.
-fn encode_all(chunks: Vec<Vec<Chunk>>) -> Result<Vec<Vec<EncodedChunk>>> {
+fn encode_all(chunks: Vec<(usize, Chunk)>) -> Result<Vec<EncodedChunk>> {
     let mut encoder = Encoder::new().map_err(Error::internal)?;
-    let mut encode = |chunk: Chunk| -> Result<EncodedChunk> {
-        Ok(EncodedChunk { payload: encoder.encode(&chunk.rows).map_err(Error::internal)?, chunk })
+    let encode = |(put, chunk): (usize, Chunk)| {
+        Ok(EncodedChunk { payload: encoder.encode(&chunk.rows).map_err(Error::internal)?, put, chunk })
     };
-    chunks.into_iter().map(|chunks| chunks.into_iter().map(&mut encode).collect()).collect()
+    chunks.into_iter().map(encode).collect()
 }
 
-fn merge_all(meetings: Vec<Meeting>, keys: &[InstrumentKey]) -> Result<Vec<Effect>> {
+fn merge_all(meetings: Vec<Meeting>) -> Result<Vec<Effect>> {
     let mut encoder = Encoder::new().map_err(Error::internal)?;
-    meetings.into_iter().map(|meeting| merge_one(meeting, keys, &mut encoder)).collect()
+    meetings.into_iter().map(|meeting| merge_one(meeting, &mut encoder)).collect()
 }
 
-fn merge_one(meeting: Meeting, keys: &[InstrumentKey], encoder: &mut Encoder) -> Result<Effect> {
-    let Meeting { put, encoded: EncodedChunk { chunk, payload }, stored } = meeting;
+fn merge_one(meeting: Meeting, encoder: &mut Encoder) -> Result<Effect> {
+    let Meeting { key, encoded: EncodedChunk { put, chunk, payload }, stored } = meeting;
     let (rows, date) = (chunk.rows.len() as u64, chunk.block_date);
     let Some(stored) = stored else {
         return Ok(match merge(None, chunk)? {
@@ -199,7 +230,7 @@ fn merge_one(meeting: Meeting, keys: &[InstrumentKey], encoder: &mut Encoder) ->
     if stored.payload.as_ref() == Some(&payload) {
         return Ok(Effect::Unchanged { put, rows });
     }
-    let existing = open_block(&keys[put], &stored)?;
+    let existing = open_block(&key, &stored)?;
     let Some(merged) = merge(Some(&existing), chunk)? else {
         return Ok(Effect::Unchanged { put, rows });
     };
@@ -253,15 +284,27 @@ fn lay_out(
             writes.superseded.push(Superseded { series_id, timeframe, date, keeps_payload, by_revision: revision, at });
         }
         grow(&mut writes.growth, series_id, timeframe, &merged.frame, replaced_count);
-        writes.changes.push(ChangeWrite {
-            series_id,
+        let change = Change {
+            sequence: 0,
+            key: key.clone(),
             timeframe,
             trading_date: merged.changed_dates[0],
             revision,
             first_open_time: merged.first_changed,
             last_open_time: merged.last_changed,
             changed_at: at,
+        };
+        let candles = carried(&merged.frame, merged.first_changed, merged.last_changed);
+        writes.changes.push(ChangeWrite {
+            series_id,
+            timeframe,
+            trading_date: change.trading_date,
+            revision,
+            first_open_time: change.first_open_time,
+            last_open_time: change.last_open_time,
+            changed_at: at,
         });
+        outcome.changes.push(Changed { change, candles });
         let times = merged.frame.open_time();
         writes.blocks.push(BlockWrite {
             series_id,
@@ -281,6 +324,14 @@ fn lay_out(
         outcome.revision = series[key].revision + u64::from(raised.contains(key));
     }
     Ok((writes, outcomes))
+}
+
+/// Gives the changes their sequences, in the order in which they were written.
+fn number(outcomes: &mut [PutOutcome], first: u64) {
+    let changes = outcomes.iter_mut().flat_map(|outcome| &mut outcome.changes);
+    for (changed, sequence) in changes.zip(first..) {
+        changed.change.sequence = sequence;
+    }
 }
 
 /// Effects come put by put, so a source's growth is the last entry or a new one.
@@ -315,13 +366,20 @@ fn grow(
 
 /// Decodes a stored block with a payload of its own, trusting nothing.
 pub(super) fn open_block(key: &InstrumentKey, block: &StoredBlock) -> Result<Frame> {
+    open_block_with(&mut Decoder::default(), key, block)
+}
+
+/// [`open_block`] with the buffers of a decoder.
+pub(super) fn open_block_with(decoder: &mut Decoder, key: &InstrumentKey, block: &StoredBlock) -> Result<Frame> {
     let corrupt = |reason: String| Error::Corrupt { instrument: key.clone(), date: block.date, reason };
     let payload = block.payload.as_deref().unwrap_or_default();
     let checksum = crc32fast::hash(payload);
     if i64::from(checksum) != block.checksum {
         return Err(corrupt(format!("checksum is {checksum:08x}, not {:08x}", block.checksum)));
     }
-    let frame = decode(payload).map_err(corrupt)?;
+    let mut columns = Columns::default();
+    decoder.decode(payload, &mut columns).map_err(corrupt)?;
+    let frame = columns.into_frame().map_err(corrupt)?;
     check_columns(key, block, frame)
 }
 

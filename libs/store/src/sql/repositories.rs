@@ -1,13 +1,13 @@
 //! Catalog, flags and studies, one statement per function. Compiled once for each database: `super` defines `Db` and the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use market::{Instrument, InstrumentKey, Millis};
 use sqlx::{QueryBuilder, Row};
 
 use super::{Db, Store};
-use crate::sql::{fault, key_of, page_rows, signed, unsigned};
+use crate::sql::{fault, json, key_of, page_rows, signed, unsigned};
 use crate::study_store::check_trials;
 use crate::{
     Catalog, Error, FlagRecord, FlagStore, Group, MAX_PAGE_ROWS, Result, StudyProgress, StudyRecord, StudyStore,
@@ -96,6 +96,26 @@ impl Catalog for Store {
         Ok(())
     }
 
+    async fn insert_instruments(&self, instruments: &[Instrument]) -> Result<u64> {
+        let rows = instruments.iter().map(|i| {
+            let (key, segment) = (i.key.as_str(), i.key.segment());
+            serde_json::json!([key, segment, i.name, i.exchange, i.currency, i.tick_size, i.calendar])
+        });
+        let written = sqlx::query(concat!(
+            "insert into instrument (instrument_key, segment, name, exchange, currency, tick_size, calendar) ",
+            "select w.value ->> 0, w.value ->> 1, w.value ->> 2, w.value ->> 3, w.value ->> 4, ",
+            "cast(w.value ->> 5 as double precision), w.value ->> 6 from ",
+            json_rows!("$1"),
+            // In key order, as every writer of several: they cannot deadlock.
+            " w where true order by 1 on conflict (instrument_key) do nothing"
+        ))
+        .bind(json(rows))
+        .execute(self.writer())
+        .await
+        .map_err(fault)?;
+        Ok(written.rows_affected())
+    }
+
     async fn instrument(&self, key: &InstrumentKey) -> Result<Option<Instrument>> {
         let row = sqlx::query(
             "select instrument_key, name, exchange, currency, tick_size, calendar from instrument where instrument_key = $1",
@@ -105,6 +125,25 @@ impl Catalog for Store {
         .await
         .map_err(fault)?;
         row.as_ref().map(instrument_of).transpose()
+    }
+
+    async fn instruments(&self, keys: &[InstrumentKey]) -> Result<Vec<Option<Instrument>>> {
+        let rows = sqlx::query(concat!(
+            "select instrument_key, name, exchange, currency, tick_size, calendar from instrument where instrument_key in ",
+            "(select w.value ->> 0 from ",
+            json_rows!("$1"),
+            " w)"
+        ))
+        .bind(json(keys.iter().map(|key| serde_json::json!([key.as_str()]))))
+        .fetch_all(self.reader())
+        .await
+        .map_err(fault)?;
+        let mut found: HashMap<InstrumentKey, Instrument> = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            let instrument = instrument_of(row)?;
+            found.insert(instrument.key.clone(), instrument);
+        }
+        Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
     }
 
     async fn list_instruments(

@@ -1,6 +1,6 @@
 //! The candle tables, one statement per function. Compiled once for each database: `super` defines `Db`, the store, and the fragments.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -8,25 +8,24 @@ use market::{Candle, Date, Frame, InstrumentKey, Millis, TimeRange, Timeframe};
 use sqlx::{Row, Transaction};
 
 use super::{Db, Store};
+use crate::candle_store::block_date;
 use crate::sql::put::{self, ChangeWrite, CoverageGrowth, Superseded, WriteTables, superseded_json};
-use crate::sql::read::{self, Page, ReadTables};
+use crate::sql::read::{self, LastBlock, Page, ReadTables, last_candles_of};
 use crate::sql::{
-    Series, StoredBlock, date_number, date_of_number, fault, key_of, page_rows, signed, timeframe_of, unsigned,
+    Series, StoredBlock, date_number, date_of_number, fault, json, key_of, page_rows, signed, timeframe_of, unsigned,
 };
 use crate::{Block, CandleStore, Change, Coverage, Error, LastCandle, Pruned, Put, PutOutcome, Result};
 
 type DbRow = <Db as sqlx::Database>::Row;
 
+/// Rows that one transaction of a prune deletes: writers wait for it no longer than for a large put.
+const PRUNE_ROWS: i64 = 1_000;
+
 /// A transaction on the candle tables.
 #[derive(Debug)]
 pub(super) struct Writer(pub(super) Transaction<'static, Db>);
 
-/// A list as the JSON text that statements read rows from.
-fn json<T: Into<serde_json::Value>>(rows: impl IntoIterator<Item = T>) -> String {
-    serde_json::Value::Array(rows.into_iter().map(Into::into).collect()).to_string()
-}
-
-fn series_of(row: &DbRow) -> Result<Series> {
+pub(super) fn series_of(row: &DbRow) -> Result<Series> {
     Ok(Series {
         id: row.try_get("series_id").map_err(fault)?,
         key: row.try_get("instrument_key").map_err(fault)?,
@@ -37,7 +36,7 @@ fn series_of(row: &DbRow) -> Result<Series> {
     })
 }
 
-fn block_of(row: &DbRow) -> Result<StoredBlock> {
+pub(super) fn block_of(row: &DbRow) -> Result<StoredBlock> {
     Ok(StoredBlock {
         series_id: row.try_get("series_id").map_err(fault)?,
         timeframe: row.try_get("timeframe").map_err(fault)?,
@@ -171,7 +170,7 @@ impl WriteTables for Writer {
         Ok(())
     }
 
-    async fn log_changes(&mut self, changes: &[ChangeWrite]) -> Result<()> {
+    async fn log_changes(&mut self, changes: &[ChangeWrite]) -> Result<u64> {
         let count = changes.len() as i64;
         let last: i64 = sqlx::query_scalar(
             "update candle_change_counter set last_sequence = last_sequence + $1 where counter_id = 1 returning last_sequence",
@@ -180,25 +179,8 @@ impl WriteTables for Writer {
         .fetch_one(&mut *self.0)
         .await
         .map_err(fault)?;
-        let rows = changes.iter().zip(last - count + 1..).map(|(c, sequence)| {
-            let (timeframe, date) = (c.timeframe.as_str(), date_number(c.trading_date));
-            let (first, last) = (c.first_open_time, c.last_open_time);
-            serde_json::json!([sequence, c.series_id, timeframe, date, c.revision, first, last, c.changed_at])
-        });
-        sqlx::query(concat!(
-            "insert into candle_change (sequence, series_id, timeframe, trading_date, revision, first_open_time, ",
-            "last_open_time, changed_at) ",
-            "select cast(w.value ->> 0 as bigint), cast(w.value ->> 1 as bigint), w.value ->> 2, ",
-            "cast(w.value ->> 3 as bigint), cast(w.value ->> 4 as bigint), cast(w.value ->> 5 as bigint), ",
-            "cast(w.value ->> 6 as bigint), cast(w.value ->> 7 as bigint) from ",
-            json_rows!("$1"),
-            " w"
-        ))
-        .bind(json(rows))
-        .execute(&mut *self.0)
-        .await
-        .map_err(fault)?;
-        Ok(())
+        super::write_changes(&mut self.0, changes, last - count + 1).await?;
+        unsigned(last - count + 1)
     }
 
     async fn commit(self) -> Result<()> {
@@ -292,6 +274,14 @@ impl CandleStore for Store {
         read::read(self.clone(), key.clone(), source, range, as_of)
     }
 
+    async fn calendar(&self, key: &InstrumentKey) -> Result<Option<String>> {
+        sqlx::query_scalar("select calendar from candle_series where instrument_key = $1 and revision > 0")
+            .bind(key.as_str())
+            .fetch_optional(self.reader())
+            .await
+            .map_err(fault)
+    }
+
     async fn revisions(&self, keys: &[InstrumentKey]) -> Result<Vec<Option<u64>>> {
         let rows = sqlx::query(concat!(
             "select instrument_key, revision from candle_series where revision > 0 and instrument_key in ",
@@ -383,6 +373,29 @@ impl CandleStore for Store {
         rows.iter().map(change_of).collect()
     }
 
+    async fn changed_candles(&self, changes: &[Change]) -> Result<Vec<Option<Frame>>> {
+        let wanted: BTreeSet<_> = changes.iter().map(|c| (&c.key, c.timeframe, block_date(c))).collect();
+        let wanted = wanted
+            .into_iter()
+            .map(|(key, timeframe, date)| serde_json::json!([key.as_str(), timeframe.as_str(), date_number(date)]));
+        let rows = sqlx::query(concat!(
+            "select s.instrument_key, b.series_id, b.timeframe, b.block_date, b.revision, b.candle_count, ",
+            "b.first_open_time, b.last_open_time, b.checksum, b.payload from ",
+            json_rows!("$1"),
+            " w join candle_series s on s.instrument_key = w.value ->> 0 join candle_block b on b.series_id = s.series_id ",
+            "and b.timeframe = w.value ->> 1 and b.block_date = cast(w.value ->> 2 as bigint)"
+        ))
+        .bind(json(wanted))
+        .fetch_all(self.reader())
+        .await
+        .map_err(fault)?;
+        let mut blocks = Vec::with_capacity(rows.len());
+        for row in &rows {
+            blocks.push((key_of(row.try_get("instrument_key").map_err(fault)?)?, block_of(row)?));
+        }
+        read::carried_candles(blocks, changes.to_vec()).await
+    }
+
     async fn last_sequence(&self) -> Result<u64> {
         let last: i64 = sqlx::query_scalar("select last_sequence from candle_change_counter where counter_id = 1")
             .fetch_one(self.reader())
@@ -407,79 +420,111 @@ impl CandleStore for Store {
         .fetch_all(self.reader())
         .await
         .map_err(fault)?;
-        let mut found: HashMap<InstrumentKey, LastCandle> = HashMap::with_capacity(rows.len());
-        for row in &rows {
-            let key = key_of(row.try_get("instrument_key").map_err(fault)?)?;
-            let last = last_candle(&key, row)?;
-            found.insert(key, last);
-        }
+        let last_blocks = rows.iter().map(last_block_of).collect::<Result<Vec<LastBlock>>>()?;
+        let found = last_candles_of(last_blocks).await?;
         Ok(keys.iter().map(|key| found.get(key).cloned()).collect())
     }
 
     async fn prune(&self, now: Millis, retention_ms: Millis) -> Result<Pruned> {
         let cutoff = now.saturating_sub(retention_ms);
+        let mut pruned = Pruned::default();
+        // A slice may hold no row only where none is left: each marks what it will delete first.
+        loop {
+            let blocks = self.prune_blocks(cutoff).await?;
+            pruned.blocks += blocks;
+            if blocks == 0 {
+                break;
+            }
+        }
+        // Cut at a sequence, so that what is left has no holes though writers' clocks disagree.
+        let last: Option<i64> = sqlx::query_scalar("select max(sequence) from candle_change where changed_at < $1")
+            .bind(cutoff)
+            .fetch_one(self.reader())
+            .await
+            .map_err(fault)?;
+        let Some(last) = last else { return Ok(pruned) };
+        loop {
+            let (changes, reached) = self.prune_changes(last).await?;
+            pruned.changes += changes;
+            if reached >= last {
+                return Ok(pruned);
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Deletes one slice of superseded blocks, the oldest first, so that no block outlives a later one that holds its candles.
+    async fn prune_blocks(&self, cutoff: Millis) -> Result<u64> {
         let mut tx = self.begin().await?;
         // In key order, as writers lock them.
         sqlx::query(concat!(
             "select s.series_id from candle_series s where s.series_id in ",
-            "(select h.series_id from candle_block_history h where h.superseded_at < $1) order by s.instrument_key",
+            "(select h.series_id from (select series_id from candle_block_history where superseded_at < $1 ",
+            "order by superseded_at, superseded_revision limit $2) h) order by s.instrument_key",
             for_update!()
         ))
         .bind(cutoff)
+        .bind(PRUNE_ROWS)
         .fetch_all(&mut *tx)
         .await
         .map_err(fault)?;
         sqlx::query(
-            "update candle_series set oldest_revision = h.newest from (select series_id, max(superseded_revision) as newest \
-             from candle_block_history where superseded_at < $1 group by series_id) h \
+            "update candle_series set oldest_revision = h.newest from (select o.series_id, max(o.superseded_revision) as newest \
+             from (select series_id, superseded_revision from candle_block_history where superseded_at < $1 \
+             order by superseded_at, superseded_revision limit $2) o group by o.series_id) h \
              where h.series_id = candle_series.series_id and h.newest > candle_series.oldest_revision",
         )
         .bind(cutoff)
+        .bind(PRUNE_ROWS)
         .execute(&mut *tx)
         .await
         .map_err(fault)?;
-        // Bound to the mark just set: a block superseded meanwhile stays until the next time.
+        // Bound to the marks just set: the slice, and what the calls at its end superseded besides. Its age bounds what is looked at, by the index.
         let blocks = sqlx::query(
-            "delete from candle_block_history where superseded_at < $1 and superseded_revision <= \
+            "delete from candle_block_history where superseded_at <= (select max(h.superseded_at) from \
+             (select superseded_at from candle_block_history where superseded_at < $1 \
+             order by superseded_at, superseded_revision limit $2) h) and superseded_revision <= \
              (select s.oldest_revision from candle_series s where s.series_id = candle_block_history.series_id)",
         )
         .bind(cutoff)
+        .bind(PRUNE_ROWS)
         .execute(&mut *tx)
         .await
         .map_err(fault)?
         .rows_affected();
-        // Cut at a sequence, so that what is left has no holes though writers' clocks disagree.
-        let last: Option<i64> = sqlx::query_scalar("select max(sequence) from candle_change where changed_at < $1")
-            .bind(cutoff)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(fault)?;
-        let mut changes = 0;
-        if let Some(last) = last {
-            changes = sqlx::query("delete from candle_change where sequence <= $1")
-                .bind(last)
-                .execute(&mut *tx)
-                .await
-                .map_err(fault)?
-                .rows_affected();
-            sqlx::query(
-                "update candle_change_counter set pruned_sequence = $1 where counter_id = 1 and pruned_sequence < $1",
-            )
-            .bind(last)
+        tx.commit().await.map_err(fault)?;
+        Ok(blocks)
+    }
+
+    /// Deletes one slice of change records up to a sequence; returns how many, and the sequence it has reached.
+    async fn prune_changes(&self, last: i64) -> Result<(u64, i64)> {
+        let mut tx = self.begin().await?;
+        let reached: i64 = sqlx::query_scalar(
+            "update candle_change_counter set pruned_sequence = case when pruned_sequence >= $1 then pruned_sequence \
+             when pruned_sequence + $2 < $1 then pruned_sequence + $2 else $1 end \
+             where counter_id = 1 returning pruned_sequence",
+        )
+        .bind(last)
+        .bind(PRUNE_ROWS)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(fault)?;
+        let changes = sqlx::query("delete from candle_change where sequence <= $1")
+            .bind(reached)
             .execute(&mut *tx)
             .await
-            .map_err(fault)?;
-        }
+            .map_err(fault)?
+            .rows_affected();
         tx.commit().await.map_err(fault)?;
-        Ok(Pruned { blocks, changes })
+        Ok((changes, reached))
     }
 }
 
-fn last_candle(key: &InstrumentKey, row: &DbRow) -> Result<LastCandle> {
-    let block = block_of(row)?;
-    let frame: Frame = put::open_block(key, &block)?;
+fn last_block_of(row: &DbRow) -> Result<LastBlock> {
+    let stored = block_of(row)?;
     let summary = Candle {
-        open_time: block.first_open_time,
+        open_time: stored.first_open_time,
         open: row.try_get("open").map_err(fault)?,
         high: row.try_get("high").map_err(fault)?,
         low: row.try_get("low").map_err(fault)?,
@@ -487,11 +532,10 @@ fn last_candle(key: &InstrumentKey, row: &DbRow) -> Result<LastCandle> {
         volume: row.try_get("volume").map_err(fault)?,
         open_interest: row.try_get("open_interest").map_err(fault)?,
     };
-    Ok(LastCandle {
-        trading_date: block.date,
-        revision: block.revision,
-        candle: frame.candle(frame.len() - 1),
-        block: summary,
+    Ok(LastBlock {
+        key: key_of(row.try_get("instrument_key").map_err(fault)?)?,
+        stored,
+        summary,
         previous_close: row.try_get("previous_close").map_err(fault)?,
     })
 }

@@ -179,6 +179,19 @@ pub(crate) async fn a_refused_call_stores_nothing(stores: &Stores) {
     assert_eq!(stores.candles.last_sequence().await.unwrap(), 1);
 }
 
+pub(crate) async fn the_first_candles_decide_the_calendar(stores: &Stores) {
+    let key = key("NSE_EQ|A");
+    assert_eq!(stores.candles.calendar(&key).await.unwrap(), None);
+    let other = Calendar::by_name("24x7").unwrap();
+    // A call without rows stores no candles, so it decides nothing.
+    stores.candles.put(&key, Timeframe::M1, &nse(), &Frame::default(), 1).await.unwrap();
+    assert_eq!(stores.candles.calendar(&key).await.unwrap(), None);
+    put(stores, &key, &minutes(0, 5, 1.0), 1).await;
+    assert_eq!(stores.candles.calendar(&key).await.unwrap().as_deref(), Some("NSE"));
+    assert!(stores.candles.put(&key, Timeframe::D1, &other, &minutes(0, 1, 1.0), 2).await.is_err());
+    assert_eq!(stores.candles.calendar(&key).await.unwrap().as_deref(), Some("NSE"));
+}
+
 pub(crate) async fn ranges_are_half_open_and_trimmed(stores: &Stores) {
     let key = key("NSE_EQ|A");
     let days = 100;

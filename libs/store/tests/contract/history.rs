@@ -1,10 +1,10 @@
 //! Facts about revisions, the change log, and what is pruned of them.
 
 use futures::{StreamExt, TryStreamExt};
-use market::{TimeRange, Timeframe};
-use store::{Block, Error, Stores};
+use market::{Calendar, Frame, TimeRange, Timeframe};
+use store::{Block, Error, Put, Stores};
 
-use crate::candles::{DATE, DAY, MINUTE, Model, OPEN, frame, key, minutes, model, put, stored};
+use crate::candles::{DATE, DAY, MINUTE, Model, OPEN, frame, key, minutes, model, nse, put, stored};
 
 pub(crate) async fn a_revision_repeats_its_answer_until_pruned(stores: &Stores) {
     let key = key("NSE_EQ|A");
@@ -80,6 +80,27 @@ pub(crate) async fn a_stream_keeps_its_revision_while_others_write(stores: &Stor
     assert!(count == days - 1 || matches!(rest.last(), Some(Err(Error::Expired { .. }))), "{count}");
 }
 
+/// Superseded by an append, a block is read from the version after it; without that one, newer versions hold other values.
+pub(crate) async fn a_stream_that_meets_a_prune_never_gives_newer_values(stores: &Stores) {
+    let key = key("NSE_EQ|A");
+    let days =
+        |minute: i64, price: f64| frame((0..3).map(move |day| (OPEN + day * DAY + minute * MINUTE, price, 1.0, None)));
+    put(stores, &key, &days(0, 1.0), 1).await;
+    put(stores, &key, &days(1, 1.0), 2).await;
+    put(stores, &key, &days(0, 9.0), 3).await;
+    let mut stream = stores.candles.read(&key, Timeframe::M1, TimeRange::ALL, Some(1));
+    let mut read = model(&stream.next().await.unwrap().unwrap().frame);
+    stores.candles.prune(10, 0).await.unwrap();
+    for block in stream.collect::<Vec<_>>().await {
+        match block {
+            Ok(block) => read.extend(model(&block.frame)),
+            Err(error) => assert!(matches!(error, Error::Expired { oldest: 3, .. }), "{error:?}"),
+        }
+    }
+    let pinned = model(&days(0, 1.0));
+    assert!(read.iter().all(|(at, row)| pinned.get(at) == Some(row)), "{read:?}");
+}
+
 pub(crate) async fn changes_come_in_order_and_without_gaps(stores: &Stores) {
     let (a, b) = (key("NSE_EQ|A"), key("NSE_EQ|B"));
     let two_days = frame([(OPEN, 1.0, 1.0, None), (OPEN + DAY, 1.0, 1.0, None), (OPEN + DAY + MINUTE, 1.0, 1.0, None)]);
@@ -140,4 +161,67 @@ pub(crate) async fn random_puts_equal_a_plain_map_at_every_revision(stores: &Sto
     assert_eq!(coverage.candle_count as usize, all.len());
     assert_eq!(Some(&coverage.first_open_time), all.keys().next());
     assert_eq!(Some(&coverage.last_open_time), all.keys().next_back());
+}
+
+pub(crate) async fn puts_hand_over_the_changes_they_logged(stores: &Stores) {
+    let (a, b, calendar) = (key("NSE_EQ|A"), key("NSE_EQ|B"), nse());
+    put(stores, &a, &minutes(0, 10, 1.0), 10).await;
+    // A changed row at each end of the session, and what was there in between.
+    let ends = frame([(OPEN + 2 * MINUTE, 7.0, 1.0, None), (OPEN + 12 * MINUTE, 7.0, 1.0, Some(3.0))]);
+    let weeks = frame((0..20).map(|minute| (OPEN + DAY + minute * MINUTE, 2.0, 1.0, None)));
+    let long = frame((0..1440).map(|minute| (OPEN + minute * MINUTE, 2.0, 1.0, None)));
+    let day = frame([(OPEN, 5.0, 1.0, None)]);
+    let always = Calendar::by_name("24x7").unwrap();
+    let c = key("CRYPTO|C");
+    let puts = [
+        Put { key: &a, source: Timeframe::M1, calendar: &calendar, rows: &ends },
+        Put { key: &b, source: Timeframe::M1, calendar: &calendar, rows: &minutes(0, 0, 1.0) },
+        Put { key: &b, source: Timeframe::M5, calendar: &calendar, rows: &weeks },
+        Put { key: &b, source: Timeframe::D1, calendar: &calendar, rows: &day },
+        Put { key: &c, source: Timeframe::M1, calendar: &always, rows: &long },
+    ];
+    let outcomes = stores.candles.put_all(&puts, 20).await.unwrap();
+    let handed_over: Vec<_> = outcomes.iter().flat_map(|outcome| &outcome.changes).collect();
+    let logged = stores.candles.changes(1, 100).await.unwrap();
+    assert_eq!(handed_over.iter().map(|changed| changed.change.clone()).collect::<Vec<_>>(), logged);
+    assert_eq!(outcomes.iter().map(|outcome| outcome.changes.len()).collect::<Vec<_>>(), [1, 0, 1, 1, 2]);
+    for changed in &handed_over {
+        let change = &changed.change;
+        let range = TimeRange::new(change.first_open_time, change.last_open_time + 1).unwrap();
+        let blocks: Vec<_> =
+            stores.candles.read(&change.key, change.timeframe, range, None).try_collect().await.unwrap();
+        assert_eq!(blocks.len(), 1, "{change:?}");
+        let carried = changed.candles.as_ref().map(model);
+        let want = (blocks[0].frame.len() <= store::candle_store::MAX_CHANGE_ROWS).then(|| model(&blocks[0].frame));
+        assert_eq!(carried, want, "{change:?}");
+    }
+    // Minutes 2 to 9 and 12: those between two changed ones are carried with them. A 24x7 day ends 1215 minutes after the open.
+    let rows: Vec<_> = handed_over.iter().map(|changed| changed.candles.as_ref().map(Frame::len)).collect();
+    assert_eq!(rows, [Some(9), Some(20), Some(1), None, Some(1440 - 1215)]);
+    assert_eq!(put(stores, &a, &ends, 30).await.changes, []);
+
+    let read_later = stores.candles.changed_candles(&logged).await.unwrap();
+    for (changed, later) in handed_over.iter().zip(read_later) {
+        assert_eq!(changed.candles.as_ref().map(model), later.as_ref().map(model), "{:?}", changed.change);
+    }
+    let unknown = store::Change { key: key("NSE_EQ|NOBODY"), ..logged[0].clone() };
+    assert_eq!(stores.candles.changed_candles(&[unknown]).await.unwrap(), [None]);
+}
+
+/// More superseded blocks and records than one slice of a prune holds.
+pub(crate) async fn a_prune_of_several_slices_leaves_the_current_candles(stores: &Stores) {
+    let key = key("NSE_EQ|A");
+    let days = |price: f64| frame((0..2_000).map(move |day| (OPEN + day * DAY, price, 1.0, None)));
+    put(stores, &key, &days(1.0), 10).await;
+    put(stores, &key, &days(2.0), 20).await;
+    let superseded = stores.check(10).await.unwrap().superseded_blocks;
+    assert!(superseded > 1_000, "{superseded}");
+    let pruned = stores.candles.prune(1_000, 900).await.unwrap();
+    assert_eq!((pruned.blocks, pruned.changes), (superseded, 2 * superseded));
+    assert_eq!(stored(stores, &key, Timeframe::M1, None).await, model(&days(2.0)));
+    assert!(
+        matches!(stores.candles.changes(0, 10).await, Err(Error::Expired { oldest, .. }) if oldest == 2 * superseded)
+    );
+    assert_eq!(stores.candles.prune(1_000, 900).await.unwrap(), store::Pruned::default());
+    assert_eq!(stores.check(10).await.unwrap().findings_total, 0);
 }

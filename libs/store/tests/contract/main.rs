@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a fact that fails")]
 
+mod actions;
+mod backfills;
 mod candles;
+mod check;
 mod databases;
+mod full;
 mod history;
 mod repositories;
 
@@ -53,11 +57,14 @@ macro_rules! contract {
 }
 
 contract! {
+    actions::actions_are_replaced_by_identity_and_listed_by_date,
+    actions::a_bad_action_stores_nothing,
     candles::a_round_trip_is_exact_to_the_bit,
     candles::equal_rows_are_unchanged_and_later_rows_win,
     candles::puts_in_any_order_give_the_same_candles,
     candles::concurrent_writers_of_one_day_lose_nothing,
     candles::a_refused_call_stores_nothing,
+    candles::the_first_candles_decide_the_calendar,
     candles::ranges_are_half_open_and_trimmed,
     candles::daily_candles_lie_in_blocks_of_a_year,
     candles::many_instruments_in_one_call_keep_their_outcomes,
@@ -65,15 +72,26 @@ contract! {
     candles::what_was_never_stored_is_empty,
     history::a_revision_repeats_its_answer_until_pruned,
     history::a_stream_keeps_its_revision_while_others_write,
+    history::a_stream_that_meets_a_prune_never_gives_newer_values,
     history::changes_come_in_order_and_without_gaps,
+    history::puts_hand_over_the_changes_they_logged,
+    history::a_prune_of_several_slices_leaves_the_current_candles,
     history::random_puts_equal_a_plain_map_at_every_revision,
+    check::what_is_sound_has_no_findings,
+    check::what_is_being_written_has_no_findings,
     repositories::instruments_are_listed_by_key_and_segment,
+    repositories::instruments_inserted_together_leave_known_ones_alone,
     repositories::groups_keep_their_order,
     repositories::one_of_many_flag_writers_wins,
     repositories::a_study_changes_state_only_from_the_expected_one,
     repositories::trials_are_idempotent_and_ranked,
     repositories::intents_are_stored_once_per_idempotency_key,
     repositories::analyses_are_found_by_range,
+    backfills::a_backfill_is_created_once_per_request_and_listed_newest_first,
+    backfills::of_many_claimers_each_backfill_has_one,
+    backfills::an_expired_lease_is_taken_over_and_the_stale_owner_is_shut_out,
+    backfills::sums_move_with_their_files,
+    backfills::a_request_reaches_the_worker_and_a_release_answers_it,
 }
 
 async fn sqlite(folder: &std::path::Path) -> Stores {

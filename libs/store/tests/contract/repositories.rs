@@ -40,6 +40,19 @@ pub(crate) async fn instruments_are_listed_by_key_and_segment(stores: &Stores) {
     assert!(listed(None, 100, Some("NSE")).await.is_empty());
 }
 
+pub(crate) async fn instruments_inserted_together_leave_known_ones_alone(stores: &Stores) {
+    let known = instrument("NSE_EQ|B", "kept");
+    stores.catalog.upsert_instrument(&known).await.unwrap();
+    let odd = Instrument { tick_size: 0.1 + 0.2, ..instrument("NSE_EQ|M&M \"x\"", "it's") };
+    let given = [odd.clone(), instrument("NSE_EQ|B", "ignored"), instrument("US|A", "new")];
+    assert_eq!(stores.catalog.insert_instruments(&given).await.unwrap(), 2);
+    assert_eq!(stores.catalog.insert_instruments(&given).await.unwrap(), 0);
+    assert_eq!(stores.catalog.insert_instruments(&[]).await.unwrap(), 0);
+    let keys = [key("US|A"), key("US|NOBODY"), key("NSE_EQ|B"), odd.key.clone(), key("US|A")];
+    let found = stores.catalog.instruments(&keys).await.unwrap();
+    assert_eq!(found, [Some(given[2].clone()), None, Some(known), Some(odd), Some(given[2].clone())]);
+}
+
 pub(crate) async fn groups_keep_their_order(stores: &Stores) {
     let group = |id: &str, keys: &[&str]| Group {
         id: id.to_owned(),

@@ -4,24 +4,26 @@
 //! the range are, within a limit. Reading waits on the async threads, everything else runs on the CPU pool.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kernels::indicator::{Inputs, Spec};
-use market::{BucketFrame, TimeRange};
+use market::{BucketFrame, Factors, InstrumentKey, TimeRange};
 use mesh::CpuPool;
 use mesh::flight::BATCH_ROWS;
 
+use super::adjust::adjust;
 use super::days::{DayRows, Days};
 use super::fill::Fill;
 use super::grid::Grid;
-use super::{Aggregator, Engine, Error, engine};
+use super::{Aggregator, CHUNK_DATES, Engine, Error, engine};
 use crate::query::Query;
 
 /// Stored candles folded, by engine.
-const SOURCE_ROWS: &str = "candlemesh_aggregation_source_rows_total";
+pub(super) const SOURCE_ROWS: &str = "candlemesh_aggregation_source_rows_total";
 /// Candles answered, by engine.
 const CANDLES: &str = "candlemesh_aggregation_candles_total";
-/// Trading dates of one task: a date costs more than its rows where a candle is all it has.
-const CHUNK_DATES: usize = 512;
+/// How long a stream waits for room on a busy CPU pool, rather than break off in its middle; a unary answer does not wait.
+const POOL_PATIENCE: Duration = Duration::from_secs(5);
 /// Size of a bucket's row in values of 8 bytes, for the limit on values held.
 const BUCKET_VALUES: usize = 9;
 
@@ -61,6 +63,21 @@ pub(super) struct Queued {
     pub(super) taken: usize,
 }
 
+/// Candles folded and not yet handed on, and those of them in the range.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    pub(super) rows: usize,
+    pub(super) in_range: usize,
+}
+
+/// Where the rows of an answer come from.
+#[derive(Debug)]
+enum Rows {
+    Read(Box<Days>),
+    /// They are handed in, by whoever reads for several answers, at a revision.
+    Fed(u64),
+}
+
 /// The part of an answer that moves to the pool and back.
 #[derive(Debug)]
 struct Work {
@@ -69,12 +86,15 @@ struct Work {
     folded: BucketFrame,
     queued: Queued,
     fill: Option<Fill>,
+    key: InstrumentKey,
+    /// Of the trading dates before splits and dividends; none where candles are answered as stored.
+    factors: Factors,
 }
 
 /// Candles of a query, in batches of at most [`BATCH_ROWS`].
 #[derive(Debug)]
 pub(crate) struct Answer {
-    days: Days,
+    rows: Rows,
     /// Absent only after a task was lost, which ends the answer.
     work: Option<Work>,
     pool: Arc<CpuPool>,
@@ -97,13 +117,44 @@ impl Answer {
         grid: Grid,
         query: Query,
         days: Days,
+        factors: Factors,
+        limit: Option<usize>,
+    ) -> Self {
+        Self::over(aggregator, choice, grid, query, Rows::Read(Box::new(days)), factors, limit)
+    }
+
+    /// An answer whose rows are handed in, adjusted, by [`Answer::feed`].
+    pub(super) fn fed(
+        aggregator: &Aggregator,
+        choice: rollout::Engine,
+        grid: Grid,
+        query: Query,
+        revision: u64,
+        limit: usize,
+    ) -> Self {
+        Self::over(aggregator, choice, grid, query, Rows::Fed(revision), Factors::default(), Some(limit))
+    }
+
+    fn over(
+        aggregator: &Aggregator,
+        choice: rollout::Engine,
+        grid: Grid,
+        query: Query,
+        rows: Rows,
+        factors: Factors,
         limit: Option<usize>,
     ) -> Self {
         let fill = query.gap_fill.then(|| Fill::new(grid.clone()));
-        let work =
-            Work { engine: engine(choice, grid), folded: BucketFrame::default(), queued: Queued::default(), fill };
+        let work = Work {
+            engine: engine(choice, grid),
+            folded: BucketFrame::default(),
+            queued: Queued::default(),
+            fill,
+            key: query.key.clone(),
+            factors,
+        };
         Self {
-            days,
+            rows,
             work: Some(work),
             pool: Arc::clone(&aggregator.pool),
             engine: choice.as_str(),
@@ -119,7 +170,35 @@ impl Answer {
     }
 
     pub(crate) fn revision(&self) -> u64 {
-        self.days.revision()
+        match &self.rows {
+            Rows::Read(days) => days.revision(),
+            Rows::Fed(revision) => *revision,
+        }
+    }
+
+    /// All that is left, in one piece.
+    pub(super) async fn rest(&mut self) -> Result<Batch, Error> {
+        // An empty answer still has its columns.
+        let mut all = Batch { columns: vec![Vec::new(); self.columns], ..Batch::default() };
+        while let Some(batch) = self.next().await? {
+            all.append(batch).map_err(Error::Stored)?;
+        }
+        Ok(all)
+    }
+
+    /// Takes dates in their order, and says what is held so far, which is for whoever feeds several answers to limit.
+    pub(super) async fn feed(&mut self, days: Arc<Vec<DayRows>>, is_last: bool) -> Result<Held, Error> {
+        self.is_read = is_last;
+        self.on_pool(move |work| work.fold(&days, is_last)).await?;
+        self.held()
+    }
+
+    /// Makes an answer of what was fed, once the last was.
+    pub(super) async fn finish(&mut self) -> Result<(), Error> {
+        match self.specs.is_empty() {
+            true => self.read_batch().await,
+            false => self.read_history().await,
+        }
     }
 
     /// The next candles; never an empty batch.
@@ -135,10 +214,7 @@ impl Answer {
             if self.is_read {
                 return Ok(None);
             }
-            match self.specs.is_empty() {
-                true => self.read_batch().await?,
-                false => self.read_history().await?,
-            }
+            self.finish().await?;
         }
     }
 
@@ -166,15 +242,12 @@ impl Answer {
 
     /// Folds everything, then computes the columns.
     async fn read_history(&mut self) -> Result<(), Error> {
-        let (range, columns, limit) = (self.range, self.columns, self.max_values);
+        let range = self.range;
         while !self.is_read {
             self.fold_chunk().await?;
-            let frame = &self.work()?.folded.frame;
-            let (rows, in_range) = (frame.len(), frame.rows_between(range.start(), range.end()).len());
-            if rows * (columns + BUCKET_VALUES) > limit {
-                return Err(Error::HistoryTooLong { rows, columns, limit });
-            }
-            self.check_limit(in_range)?;
+            let held = self.held()?;
+            check_values(held.rows, self.columns, self.max_values)?;
+            self.check_limit(held.in_range)?;
         }
         let specs = Arc::clone(&self.specs);
         self.on_pool(move |work| {
@@ -188,11 +261,21 @@ impl Answer {
         .await
     }
 
+    fn held(&mut self) -> Result<Held, Error> {
+        let range = self.range;
+        let frame = &self.work()?.folded.frame;
+        Ok(Held { rows: frame.len(), in_range: frame.rows_between(range.start(), range.end()).len() })
+    }
+
     /// Reads a chunk of dates and folds it.
     async fn fold_chunk(&mut self) -> Result<(), Error> {
         let (mut days, mut rows): (Vec<DayRows>, usize) = (Vec::new(), 0);
         while rows < self.chunk_rows && days.len() < CHUNK_DATES {
-            let Some(day) = self.days.next().await? else {
+            let next = match &mut self.rows {
+                Rows::Read(source) => source.next().await?,
+                Rows::Fed(_) => None,
+            };
+            let Some(day) = next else {
                 self.is_read = true;
                 break;
             };
@@ -202,11 +285,8 @@ impl Answer {
         metrics::counter!(SOURCE_ROWS, "engine" => self.engine).increment(rows as u64);
         let is_read = self.is_read;
         self.on_pool(move |work| {
-            work.engine.fold(&days, &mut work.folded).map_err(Error::Stored)?;
-            if is_read {
-                work.engine.finish(&mut work.folded).map_err(Error::Stored)?;
-            }
-            Ok(())
+            adjust(&mut days, &work.factors).map_err(|source| Error::Adjustment { key: work.key.clone(), source })?;
+            work.fold(&days, is_read)
         })
         .await
     }
@@ -232,13 +312,24 @@ impl Answer {
             let outcome = task(&mut work);
             (work, outcome)
         };
-        let (work, outcome) = self.pool.run(run).await?;
+        let (work, outcome) = match self.limit {
+            Some(_) => self.pool.run(run).await?,
+            None => self.pool.run_within(POOL_PATIENCE, run).await?,
+        };
         self.work = Some(work);
         outcome
     }
 }
 
 impl Work {
+    fn fold(&mut self, days: &[DayRows], is_last: bool) -> Result<(), Error> {
+        self.engine.fold(days, &mut self.folded).map_err(Error::Stored)?;
+        if is_last {
+            self.engine.finish(&mut self.folded).map_err(Error::Stored)?;
+        }
+        Ok(())
+    }
+
     fn has_queued(&self) -> bool {
         self.queued.taken < self.queued.batch.len()
     }
@@ -256,6 +347,14 @@ impl Work {
         queued.taken = rows.end;
         // Arrays of their own: the Flight encoder splits slices of a large one into tiny messages.
         queued.batch.slice(rows)
+    }
+}
+
+/// Refuses to hold more values for indicators than the limit; candles without indicators have a limit of their own.
+pub(super) fn check_values(rows: usize, columns: usize, limit: usize) -> Result<(), Error> {
+    match columns > 0 && rows * (columns + BUCKET_VALUES) > limit {
+        true => Err(Error::HistoryTooLong { rows, columns, limit }),
+        false => Ok(()),
     }
 }
 

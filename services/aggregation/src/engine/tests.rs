@@ -102,7 +102,7 @@ fn aggregator(calendar: &str, stored: Vec<(Timeframe, Frame)>) -> (Arc<Pieces>, 
 }
 
 fn query(timeframe: Timeframe, range: TimeRange) -> Query {
-    Query { key: key(), timeframe, range, indicators: Arc::from([]), gap_fill: false, revision: None }
+    Query::raw(key(), timeframe, range)
 }
 
 /// Asks both engines, which must agree to the bit, and returns the answer.
@@ -114,7 +114,7 @@ async fn ask(aggregator: &Aggregator, query: &Query, now: Millis) -> Batch {
 }
 
 /// Everything of an answer in a form that compares NaN too.
-fn bits(batch: &Batch) -> impl PartialEq + Debug + use<> {
+pub(super) fn bits(batch: &Batch) -> impl PartialEq + Debug + use<> {
     let BucketFrame { frame, closed, complete, source_count, expected_count, trading_date } = batch.buckets.clone();
     let columns = [frame.open(), frame.high(), frame.low(), frame.close(), frame.volume(), frame.open_interest()];
     let values = columns.into_iter().map(<[f64]>::to_vec).chain(batch.columns.iter().cloned());
@@ -432,6 +432,85 @@ async fn limits_end_the_work_and_name_themselves() {
         assert_eq!(refused.reason(), "CANDLE_LIMIT");
         let refused = aggregator.collect(choice, with.clone(), LATE, usize::MAX).await.unwrap_err();
         assert_eq!((refused.code(), refused.reason()), (Code::ResourceExhausted, "HISTORY_LIMIT"));
+    }
+}
+
+#[tokio::test]
+async fn several_timeframes_read_the_minutes_once_unless_others_are_stored_and_equal_single_answers() {
+    let minutes = vec![(Timeframe::M1, random(5, at("2024-02-26T00:00:00Z"), 30))];
+    let range = TimeRange::new(at("2024-03-05T14:47:00Z"), at("2024-03-21T20:13:00Z")).unwrap();
+    for (stored, reads) in [(minutes, Some(1)), (random_sources(9), None)] {
+        let (pieces, mut aggregator) = aggregator("NYSE", stored);
+        let now = at("2024-03-20T15:02:00Z");
+        for specs in [vec![], vec!["sma:3".parse().unwrap(), "vwap".parse().unwrap()]] {
+            let indicators: Arc<[Spec]> = Arc::from(specs);
+            let of = |timeframe| Query { indicators: Arc::clone(&indicators), ..query(timeframe, range) };
+            let queries = Timeframe::ALL.map(of);
+            for choice in [V1, V2] {
+                let before = pieces.asked.lock().unwrap().len();
+                let all = aggregator.collect_all(choice, &queries, now, usize::MAX).await.unwrap();
+                let asked = pieces.asked.lock().unwrap().len() - before;
+                assert!(reads.is_none_or(|reads| asked == reads), "{asked} reads");
+                assert_eq!(all.len(), queries.len());
+                for (query, (revision, batch)) in queries.iter().zip(&all) {
+                    let (_, one) = aggregator.collect(choice, query.clone(), now, usize::MAX).await.unwrap();
+                    assert_eq!((*revision, bits(batch)), (7, bits(&one)), "{query:?}");
+                }
+                let candles: usize = all.iter().map(|(_, batch)| batch.len()).sum();
+                assert!(aggregator.collect_all(choice, &queries, now, candles).await.is_ok());
+                let refused = aggregator.collect_all(choice, &queries, now, candles - 1).await.unwrap_err();
+                assert!(matches!(refused, Error::TooManyCandles { limit } if limit == candles - 1), "{refused}");
+            }
+        }
+        aggregator.config.max_history_values = 10_000;
+        let with = Query { indicators: Arc::from(["sma:3".parse().unwrap()]), ..query(Timeframe::M1, range) };
+        let refused = aggregator.collect_all(V2, &[with], now, usize::MAX).await.unwrap_err();
+        assert_eq!(refused.reason(), "HISTORY_LIMIT");
+    }
+}
+
+#[tokio::test]
+async fn several_timeframes_from_one_reading_share_the_limit_of_the_history() {
+    let minutes = sessions("24x7", "2024-01-01", "2024-01-10", &[]);
+    let (_, mut aggregator) = aggregator("24x7", vec![(Timeframe::M1, frame(&minutes))]);
+    let range = TimeRange::new(at("2024-01-10T00:00:00Z"), at("2024-01-11T00:00:00Z")).unwrap();
+    let of = |timeframe| Query { indicators: Arc::from(["sma:3".parse().unwrap()]), ..query(timeframe, range) };
+    // Ten days of 5m and 10m, each with nine values of the bucket and one column.
+    let (one, both) = (10 * 288 * 10, 10 * (288 + 144) * 10);
+    let queries = [of(Timeframe::M5), of(Timeframe::M10)];
+    for choice in [V1, V2] {
+        aggregator.config.max_history_values = both;
+        assert_eq!(aggregator.collect_all(choice, &queries, LATE, usize::MAX).await.unwrap()[1].1.len(), 144);
+        aggregator.config.max_history_values = both - 1;
+        assert!(both - 1 > one && aggregator.collect_all(choice, &queries[..1], LATE, usize::MAX).await.is_ok());
+        let refused = aggregator.collect_all(choice, &queries, LATE, usize::MAX).await.unwrap_err();
+        assert!(matches!(refused, Error::HistoryTooLong { rows: 4320, columns: 1, .. }), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn an_action_counts_from_its_ex_date_on() {
+    let minutes = sessions("NYSE", "2024-03-07", "2024-03-07", &[]);
+    let (pieces, mut aggregator) = aggregator("NYSE", vec![(Timeframe::M1, frame(&minutes))]);
+    let terms = market::ActionTerms::Split { from: 1.0, to: 2.0 };
+    let action = market::CorporateAction { ex_date: date("2024-03-12"), terms };
+    let master = MemorySource {
+        instruments: pieces.source.instruments.clone(),
+        stored: pieces.source.stored.clone(),
+        actions: [(key(), vec![action])].into(),
+        revision: 7,
+        ..Default::default()
+    };
+    aggregator.master = Arc::new(master);
+    let of = |adjustment| Query { adjustment, ..query(Timeframe::D1, TimeRange::ALL) };
+    let raw = ask(&aggregator, &of(market::Adjustment::Raw), LATE).await.buckets.frame.close()[0];
+    // Dates begin at midnight in New York, four hours behind UTC since the tenth.
+    for (now, ratio) in [("2024-03-12T03:59:59Z", 1.0), ("2024-03-12T04:00:00Z", 2.0)] {
+        let query = of(market::Adjustment::Splits);
+        let single = ask(&aggregator, &query, at(now)).await.buckets.frame.close()[0];
+        assert_eq!(single, raw / ratio, "{now}");
+        let multi = aggregator.collect_all(V2, &[query], at(now), usize::MAX).await.unwrap();
+        assert_eq!(multi[0].1.buckets.frame.close()[0], raw / ratio, "{now}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Engine V2: columns of a trading date cut into runs of rows.
 
 use kernels::indicator::{Column, Inputs, Spec, compute_fused};
-use kernels::resample::{Bars, Day, resample_day_into, resample_whole_into};
+use kernels::resample::{self, Bars, Day, Hours, flag_day_into, resample_day_into, resample_whole_into};
 use market::{BucketFrame, Date, Frame, Millis, TimeRange};
 
 use super::days::DayRows;
@@ -58,16 +58,29 @@ impl Columns {
     /// Buckets narrower than a date: cut at the anchor's multiples.
     fn fold_inside(&self, day: &DayRows, width: Millis, part: &mut Part) {
         let from = part.bars.len();
-        let times = day.rows.open_time();
-        resample_day_into(columns(&day.rows), day.day.anchor, width, day.day.start, &mut part.bars);
-        let mut row = 0;
-        for index in from..part.bars.len() {
-            let bucket = self.grid.bucket(&day.day, part.bars.open_time[index]);
-            let end = row + part.bars.source_count[index] as usize;
-            let flags = self.flags_of(day, bucket, &times[row..end]);
-            part.flag(flags, day.day.date);
-            row = end;
-        }
+        let rows = columns(&day.rows);
+        resample_day_into(rows, day.day.anchor, width, day.day.start, &mut part.bars);
+        let sessions: Vec<(Millis, Millis)> =
+            day.day.sessions.iter().map(|session| (session.open, session.close)).collect();
+        let hours = Hours {
+            start: day.day.start,
+            end: day.day.end,
+            anchor: day.day.anchor,
+            width_ms: width,
+            source_ms: day.source.width_ms().unwrap_or(width),
+            sessions: &sessions,
+            now: self.grid.now,
+        };
+        let out = &mut part.flags;
+        let mut flags = resample::Flags {
+            closed: std::mem::take(&mut out.closed),
+            complete: std::mem::take(&mut out.complete),
+            expected_count: std::mem::take(&mut out.expected_count),
+        };
+        flag_day_into(rows.open_time, &part.bars, from, &hours, &mut flags);
+        (out.closed, out.complete, out.expected_count) = (flags.closed, flags.complete, flags.expected_count);
+        out.source_count.extend_from_slice(&part.bars.source_count[from..]);
+        out.trading_date.resize(part.bars.len(), day.day.date);
     }
 
     fn fold_whole(&self, day: &DayRows, part: &mut Part) {

@@ -88,7 +88,7 @@ async fn candles_come_with_counts_columns_revision_and_the_engine_that_answered(
 
 #[tokio::test]
 async fn several_timeframes_share_a_revision_and_the_limit() {
-    let (_served, mut client) = served(Config { max_candles: 300, ..Config::default() }).await;
+    let (_served, mut client) = served(Config { max_candles: 400, ..Config::default() }).await;
     let multi = |timeframes: &[&str]| GetMultiCandlesRequest {
         instrument_key: "CRYPTO|A".into(),
         timeframes: timeframes.iter().map(ToString::to_string).collect(),
@@ -97,10 +97,12 @@ async fn several_timeframes_share_a_revision_and_the_limit() {
     let answers = client.get_multi_candles(multi(&["4h", "day", "1mo"])).await.unwrap().into_inner().answers;
     let sizes: Vec<(&str, usize)> = answers.iter().map(|a| (a.timeframe.as_str(), a.candles.len())).collect();
     assert_eq!(sizes, [("4h", 167), ("1d", 28), ("1mo", 1)]);
-    let refused = client.get_multi_candles(multi(&["4h", "4h"])).await.unwrap_err();
+    let refused = client.get_multi_candles(multi(&["2h", "4h"])).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
-    assert!(refused.message().contains("300 candles"), "{}", refused.message());
-    assert_eq!(client.get_multi_candles(multi(&[])).await.unwrap_err().code(), Code::InvalidArgument);
+    assert!(refused.message().contains("400 candles"), "{}", refused.message());
+    for bad in [&[][..], &["1d", "day"]] {
+        assert_eq!(client.get_multi_candles(multi(bad)).await.unwrap_err().code(), Code::InvalidArgument);
+    }
 }
 
 #[tokio::test]

@@ -1,10 +1,17 @@
 //! The client commands: they speak gRPC and Flight to a gateway, as any other client would.
 
+pub mod actions;
+pub mod backfill;
+pub mod export;
+pub mod fsck;
+pub mod gaps;
 pub mod health;
 pub mod load;
 pub mod query;
+pub mod replay;
 pub mod rollout;
 pub mod study;
+pub mod watch;
 
 use std::time::Duration;
 

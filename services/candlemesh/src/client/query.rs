@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use market::{InstrumentKey, Timeframe};
+use market::{Adjustment, InstrumentKey, Timeframe};
 use prost::Message;
 use proto::aggregation::aggregation_service_client::AggregationServiceClient;
 use proto::aggregation::{GetCandlesRequest, GetCandlesResponse};
@@ -37,6 +37,9 @@ pub struct CandlesArgs {
     /// Fill session gaps with the previous close and volume 0.
     #[arg(long)]
     pub gap_fill: bool,
+    /// raw, splits or splits_and_dividends.
+    #[arg(long, default_value = "raw")]
+    pub adjust: Adjustment,
     #[arg(long)]
     pub json: bool,
 }
@@ -162,6 +165,7 @@ pub async fn run_candles(connection: &Connection, args: &CandlesArgs) -> Result<
         timeframe: args.timeframe.to_string(),
         range: Some(convert::wire_range(args.range.range()?)),
         gap_fill: args.gap_fill,
+        adjustment: convert::wire_adjustment(args.adjust).into(),
         ..Default::default()
     };
     let (engine, answer) = candles(connection, request).await?;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use market::Timeframe;
 
 use super::{DemoArgs, market as generated};
-use crate::input::{FileSpec, Manifest};
+use formats::{FileSpec, Format, Manifest};
 
 /// Files to load, and how to call them in the report.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) fn prepare(args: &DemoArgs, scratch: &Path) -> Result<Source> {
     let description = input.display().to_string();
     let files = match input.is_dir() {
         true => folder(input)?,
-        false => vec![FileSpec { path: input.clone(), instrument: args.instrument.clone(), timeframe: Timeframe::M1 }],
+        false => vec![FileSpec { instrument: args.instrument.clone(), ..FileSpec::new(input) }],
     };
     if !input.exists() {
         bail!("{description} does not exist");
@@ -52,10 +52,10 @@ fn folder(folder: &Path) -> Result<Vec<FileSpec>> {
     for path in manifests {
         let manifest = Manifest::read(&path)?;
         for path in manifest.files() {
-            let Some((instrument, timeframe)) = manifest.find(&path) else { continue };
-            let timeframe = timeframe.unwrap_or(Timeframe::M1);
-            if matches!(timeframe, Timeframe::M1 | Timeframe::D1) {
-                files.push(FileSpec { path, instrument: Some(instrument), timeframe });
+            let Some(entry) = manifest.find(&path) else { continue };
+            let shown = matches!(entry.timeframe, None | Some(Timeframe::M1 | Timeframe::D1));
+            if shown && entry.format != Format::Ticks {
+                files.push(entry.spec(&path));
             }
         }
     }

@@ -11,7 +11,7 @@ use market::{Calendar, InstrumentKey, Timeframe};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::input::FileSpec;
+use formats::FileSpec;
 
 pub(super) const DESCRIPTION: &str =
     "generated market (seed 7): 20 instruments x 60 NSE sessions of minutes, not real prices";
@@ -46,7 +46,7 @@ pub(super) fn write(folder: &Path) -> Result<Vec<FileSpec>> {
             }
         }
         out.into_inner().map_err(|error| error.into_error())?.finish()?;
-        files.push(FileSpec { path, instrument: Some(instrument), timeframe: Timeframe::M1 });
+        files.push(FileSpec { instrument: Some(instrument), timeframe: Some(Timeframe::M1), ..FileSpec::new(path) });
     }
     Ok(files)
 }

@@ -35,7 +35,7 @@ pub(super) struct Candle {
 }
 
 impl Candle {
-    fn new(candle: wire::BucketCandle, daily: bool) -> Candle {
+    pub(super) fn new(candle: wire::BucketCandle, daily: bool) -> Candle {
         Candle {
             open_time: time_text(candle.open_time.as_ref()),
             open: candle.open,
@@ -104,6 +104,9 @@ pub(super) struct MultiRequest {
     /// At most 64, for example `["sma:9"]`.
     #[serde(default)]
     pub(super) indicators: Vec<String>,
+    /// raw, splits or splits_and_dividends; absent: raw, as stored.
+    #[serde(default)]
+    pub(super) adjustment: Option<String>,
 }
 
 /// Answers by timeframe, in the order asked.
@@ -343,6 +346,9 @@ pub(super) struct IntradayRequest {
     /// RFC 3339, exclusive; absent: as far as data exists.
     #[schema(format = DateTime)]
     pub(super) end: Option<String>,
+    /// raw, splits or splits_and_dividends; absent: raw, as stored.
+    #[serde(default)]
+    pub(super) adjustment: Option<String>,
 }
 
 /// Candles of many instruments, in the order asked.

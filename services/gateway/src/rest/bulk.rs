@@ -220,7 +220,7 @@ mod tests {
             open_interest: None,
         };
         frame.push(&candle).unwrap();
-        let batch = proto::arrow::candle_batch(&schema, &frame).unwrap();
+        let batch = proto::arrow::candle_batch(&schema, frame).unwrap();
         let mut writer = arrow_ipc::writer::StreamWriter::try_new(Vec::new(), &schema).unwrap();
         writer.write(&batch).unwrap();
         let bytes = Bytes::from(writer.into_inner().unwrap());

@@ -7,6 +7,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use http::{HeaderMap, Uri};
+use market::Adjustment;
 use proto::aggregation::{GetCandlesRequest, GetCandlesResponse, GetMultiCandlesRequest};
 use proto::wire::{self, CandlesTicket, frame_ticket};
 use rollout::Subject;
@@ -28,22 +29,15 @@ pub(super) async fn one(
     let call = Call::admit(gateway, &headers, Access::Reader, "reading candles", Some(&key))?;
     let instrument_key = call::key(&key)?.to_string();
     let timeframe = proto::convert::timeframe("timeframe", &timeframe, None)?.to_string();
-    let CandlesQuery { range, indicators, gap_fill, revision } = CandlesQuery::parse(&uri)?;
+    let CandlesQuery { range, indicators, gap_fill, revision, adjustment } = CandlesQuery::parse(&uri)?;
     if arrow::is_asked_for(&headers) {
         let range = Some(range);
-        let ticket = CandlesTicket { instrument_key, timeframe, range, indicators, gap_fill, revision, adjustment: 0 };
+        let ticket = CandlesTicket { instrument_key, timeframe, range, indicators, gap_fill, revision, adjustment };
         return arrow::stream(call, Role::Aggregation, frame_ticket::Frame::Candles(ticket)).await;
     }
     let with_columns = !indicators.is_empty();
-    let request = GetCandlesRequest {
-        instrument_key,
-        timeframe,
-        range: Some(range),
-        indicators,
-        gap_fill,
-        revision,
-        adjustment: 0,
-    };
+    let request =
+        GetCandlesRequest { instrument_key, timeframe, range: Some(range), indicators, gap_fill, revision, adjustment };
     let mut client = call.aggregation()?;
     let response = call.run(Role::Aggregation, client.get_candles(request)).await?;
     let engine = call.answered(Subject::Aggregation, response.metadata());
@@ -62,12 +56,13 @@ pub(super) async fn multi(
     let Path(key) = path.map_err(|rejection| problem::path(&rejection))?;
     let call = Call::admit(Arc::clone(&gateway), &headers, Access::Reader, "reading candles", Some(&key))?;
     let instrument_key = call::key(&key)?.to_string();
-    let MultiRequest { start, end, timeframes, indicators } = call::json(&gateway, body)?;
+    let MultiRequest { start, end, timeframes, indicators, adjustment } = call::json(&gateway, body)?;
     let range = Some(time_range(start.as_deref(), end.as_deref())?);
     let timeframes = distinct(&timeframes)?;
     let with_columns = !indicators.is_empty();
+    let adjustment = adjustment_of(adjustment.as_deref())?;
     let request =
-        GetMultiCandlesRequest { instrument_key: instrument_key.clone(), timeframes, range, indicators, adjustment: 0 };
+        GetMultiCandlesRequest { instrument_key: instrument_key.clone(), timeframes, range, indicators, adjustment };
     let mut client = call.aggregation()?;
     let response = call.run(Role::Aggregation, client.get_multi_candles(request)).await?;
     let engine = call.answered(Subject::Aggregation, response.metadata());
@@ -109,6 +104,7 @@ struct CandlesQuery {
     indicators: Vec<String>,
     gap_fill: bool,
     revision: Option<u64>,
+    adjustment: i32,
 }
 
 impl CandlesQuery {
@@ -127,12 +123,23 @@ impl CandlesQuery {
                 "indicators" => query.indicators.extend(split_indicators(&value)),
                 "gap_fill" => query.gap_fill = parse_value(&name, &value, "true, false")?,
                 "as_of" => query.revision = Some(parse_value(&name, &value, "a data revision")?),
-                _ => return Err(unknown(&name, "start, end, indicators, gap_fill, as_of")),
+                "adjustment" => query.adjustment = adjustment_of(Some(&value))?,
+                _ => return Err(unknown(&name, "start, end, indicators, gap_fill, as_of, adjustment")),
             }
         }
         query.range = time_range(start.as_deref(), end.as_deref())?;
         Ok(query)
     }
+}
+
+/// How candles are to be adjusted; absent: not at all.
+pub(super) fn adjustment_of(text: Option<&str>) -> Result<i32, Problem> {
+    let adjustment = text.map_or(Ok(Adjustment::Raw), str::parse);
+    let adjustment = adjustment.map_err(|_| {
+        let given = text.unwrap_or_default();
+        Problem::field("adjustment", format!("'{given}' given; accepted: raw, splits, splits_and_dividends"))
+    })?;
+    Ok(proto::convert::wire_adjustment(adjustment).into())
 }
 
 /// The query's pairs, decoded.
@@ -195,7 +202,16 @@ mod tests {
             (query.indicators, query.gap_fill, query.revision),
             (vec!["sma:9".into(), "vwap".into()], true, Some(7))
         );
-        for bad in ["/x?from=1", "/x?gap_fill=yes", "/x?as_of=-1", "/x?start=yesterday", "/x?as_of=1&as_of=2"] {
+        assert_eq!(parse("/x?adjustment=splits").unwrap().adjustment, 1);
+        assert_eq!(parse("/x?adjustment=raw").unwrap(), parse("/x").unwrap());
+        for bad in [
+            "/x?from=1",
+            "/x?gap_fill=yes",
+            "/x?as_of=-1",
+            "/x?start=yesterday",
+            "/x?as_of=1&as_of=2",
+            "/x?adjustment=full",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

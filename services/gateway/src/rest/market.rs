@@ -22,7 +22,7 @@ use super::body::{
     Quote, QuotesAnswer, QuotesRequest,
 };
 use super::call::{self, Call};
-use super::candles::{pairs, parse_value, unknown};
+use super::candles::{adjustment_of, pairs, parse_value, unknown};
 use super::problem::Problem;
 use super::{Shared, time_range, time_text};
 use crate::method::{Access, Role};
@@ -127,12 +127,13 @@ pub(super) async fn intraday(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     gateway.admit(&headers, Access::Reader, "reading candles")?;
-    let IntradayRequest { instrument_keys, timeframe, start, end } = call::json(&gateway, body)?;
+    let IntradayRequest { instrument_keys, timeframe, start, end, adjustment } = call::json(&gateway, body)?;
     let range = Some(time_range(start.as_deref(), end.as_deref())?);
     let first = instrument_keys.first().map(String::as_str);
     let call = Call::admit(Arc::clone(&gateway), &headers, Access::Reader, "reading candles", first)?;
     let asked = instrument_keys.clone();
-    let request = BatchGetCandlesRequest { instrument_keys, timeframe, range, indicators: Vec::new() };
+    let adjustment = adjustment_of(adjustment.as_deref())?;
+    let request = BatchGetCandlesRequest { instrument_keys, timeframe, range, indicators: Vec::new(), adjustment };
     let mut client = call.aggregation()?;
     let response = call.run(Role::Aggregation, client.batch_get_candles(request)).await?;
     let engine = call.answered(Subject::Aggregation, response.metadata());

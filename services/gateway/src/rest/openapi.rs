@@ -23,6 +23,7 @@ use super::{body, problem};
         body::CandlesAnswer,
         body::MultiRequest,
         body::MultiAnswer,
+        super::gaps::GapsAnswer,
         body::IndicatorsRequest,
         body::IndicatorsAnswer,
         body::ScreenRequest,
@@ -37,6 +38,7 @@ use super::{body, problem};
         body::StoreRequest,
         body::StoreAnswer,
         body::InstrumentsAnswer,
+        super::stream::CandleEventData,
     ))
 )]
 struct Shapes;
@@ -95,6 +97,7 @@ const ENDPOINTS: &[Endpoint] = &[
             ("indicators", "Indicator columns to add; comma-separated or repeated, at most 64"),
             ("gap_fill", "true: fill gaps of the session with candles of source_count 0"),
             ("as_of", "Data revision to repeat; absent: the current one"),
+            ("adjustment", "raw, splits or splits_and_dividends; absent: raw, as stored"),
         ],
         request: None,
         answer: Some("CandlesAnswer"),
@@ -108,6 +111,37 @@ const ENDPOINTS: &[Endpoint] = &[
         request: Some("MultiRequest"),
         answer: Some("MultiAnswer"),
         also: &[],
+    },
+    Endpoint {
+        method: "get",
+        path: "/api/v1/candles/{instrument_key}/gaps",
+        summary: "Missing session minutes by trading date",
+        query: &[
+            ("start", "RFC 3339; absent: the first stored minute"),
+            ("end", "RFC 3339, exclusive; absent: the last stored minute"),
+            ("min_minutes", "Gaps of fewer minutes are counted and not listed; default 1"),
+            ("page_size", "1 to 1000 trading dates, default 100"),
+            ("page_token", "From the previous page"),
+        ],
+        request: None,
+        answer: Some("GapsAnswer"),
+        also: &[],
+    },
+    Endpoint {
+        method: "get",
+        path: "/api/v1/stream/candles",
+        summary: "Candles as they form, close and are corrected, as server-sent events: snapshot, update, close, correction (data: \
+                  CandleEventData), heartbeat, and at last error (data: Problem). An event's id is a cursor; Last-Event-ID resumes.",
+        query: &[
+            ("instrument_keys", "Comma-separated or repeated, at most 10000; absent: all instruments"),
+            ("timeframes", "Comma-separated or repeated, 1 to 13 of them"),
+            ("cursor", "Id of the last event received; absent: from now on"),
+            ("closed_only", "true: only closes, and corrections of closed candles"),
+            ("snapshot", "true: begin with the newest candle of each named instrument and timeframe"),
+        ],
+        request: None,
+        answer: Some("CandleEventData"),
+        also: &["text/event-stream"],
     },
     Endpoint {
         method: "post",

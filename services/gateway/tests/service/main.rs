@@ -6,5 +6,6 @@ mod grpc;
 mod ingestion;
 mod rest;
 mod sequence;
+mod stream;
 mod upstream;
 mod world;

@@ -22,7 +22,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 type Answer<T> = Result<Response<T>, Status>;
-type Stream<T> = BoxStream<'static, Result<T, Status>>;
+pub(super) type Stream<T> = BoxStream<'static, Result<T, Status>>;
 
 /// A role that records the metadata of what it got.
 #[derive(Debug, Clone)]
@@ -61,6 +61,7 @@ impl Fake {
             .add_grpc(IndicatorServiceServer::new(self.clone()))
             .add_grpc(super::ingestion::service(self.clone()))
             .add_grpc(super::sequence::service(self.clone()))
+            .add_grpc(super::stream::service(self.clone()))
             .add_grpc(mesh::flight::service(Arc::new(self)));
         let drain = drain.clone();
         tokio::spawn(async move { server.serve(drain).await.unwrap() });

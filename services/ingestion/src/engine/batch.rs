@@ -61,7 +61,7 @@ impl Prepared {
     }
 }
 
-fn same_bits(a: &Candle, b: &Candle) -> bool {
+pub(super) fn same_bits(a: &Candle, b: &Candle) -> bool {
     let bits = |candle: &Candle| {
         let values = [candle.open, candle.high, candle.low, candle.close, candle.volume];
         (values.map(f64::to_bits), candle.open_interest.map(f64::to_bits))

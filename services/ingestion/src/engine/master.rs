@@ -1,5 +1,7 @@
 //! Master data: instruments and groups of them.
 
+use std::collections::BTreeMap;
+
 use market::{Calendar, Instrument, InstrumentKey};
 use store::Group;
 
@@ -14,35 +16,34 @@ const GROUP_PAGE: usize = 100;
 
 impl Engine {
     /// Creates or replaces an instrument. Its calendar is free until candles are stored by it.
+    ///
+    /// The candles decide, not the catalog: they are stored first, so the catalog may know nothing of them or, after a put at the same
+    /// time as this, another calendar. The next call with the candles' own calendar mends that.
     pub(crate) async fn put_instrument(&self, instrument: Instrument) -> Result<Instrument> {
         let _alone = self.catalog_writes.lock().await;
-        let known = self.stores.catalog.instrument(&instrument.key).await?;
-        if let Some(known) = known.filter(|known| known.calendar != instrument.calendar)
-            && !self.stores.candles.coverage(&instrument.key).await?.is_empty()
-        {
+        let stored_by = self.stores.candles.calendar(&instrument.key).await?;
+        if let Some(known) = stored_by.filter(|known| *known != instrument.calendar) {
             let (key, given) = (instrument.key, instrument.calendar);
-            return Err(Error::CalendarInUse { key, known: known.calendar, given });
+            return Err(Error::CalendarInUse { key, known, given });
         }
         self.stores.catalog.upsert_instrument(&instrument).await?;
         Ok(instrument)
     }
 
-    /// Creates an instrument that candles were delivered of, unless someone did so meanwhile.
-    pub(super) async fn create_instrument(&self, key: &InstrumentKey, calendar: &Calendar) -> Result<()> {
-        let _alone = self.catalog_writes.lock().await;
-        if self.stores.catalog.instrument(key).await?.is_some() {
+    /// Creates instruments that candles were delivered of, where there is none yet: what a PutInstrument says, here or in another
+    /// replica, is never undone.
+    pub(super) async fn create_instruments<'a>(
+        &self,
+        unknown: impl Iterator<Item = (&'a InstrumentKey, &'a Calendar)>,
+    ) -> Result<()> {
+        let new: BTreeMap<&InstrumentKey, Instrument> =
+            unknown.map(|(key, calendar)| (key, first_seen(key, calendar))).collect();
+        if new.is_empty() {
             return Ok(());
         }
-        let instrument = Instrument {
-            key: key.clone(),
-            name: String::new(),
-            exchange: exchange_of(key).to_owned(),
-            currency: String::new(),
-            tick_size: 0.0,
-            calendar: calendar.name().to_owned(),
-        };
-        self.stores.catalog.upsert_instrument(&instrument).await?;
-        tracing::info!(instrument = %key, calendar = calendar.name(), "instrument seen for the first time");
+        let new: Vec<Instrument> = new.into_values().collect();
+        let created = self.stores.catalog.insert_instruments(&new).await?;
+        tracing::info!(created, first = %new[0].key, "instruments seen for the first time");
         Ok(())
     }
 
@@ -105,6 +106,17 @@ impl Engine {
 
     pub(crate) async fn delete_group(&self, id: &str) -> Result<()> {
         if self.stores.catalog.delete_group(id).await? { Ok(()) } else { Err(Error::UnknownGroup(id.to_owned())) }
+    }
+}
+
+fn first_seen(key: &InstrumentKey, calendar: &Calendar) -> Instrument {
+    Instrument {
+        key: key.clone(),
+        name: String::new(),
+        exchange: exchange_of(key).to_owned(),
+        currency: String::new(),
+        tick_size: 0.0,
+        calendar: calendar.name().to_owned(),
     }
 }
 

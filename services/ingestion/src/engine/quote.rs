@@ -1,29 +1,16 @@
 //! Quotes: the latest trading date of an instrument, beside the close before it.
 //!
-//! A quote is read from the end of what is stored, never from the whole: one look-up per source timeframe for all instruments
-//! of the request, and a few blocks more where an instrument is stored in several timeframes or in days.
+//! A quote is read from the end of what is stored, never from the whole: for all instruments of the request together one look-up of
+//! their master data and one per source timeframe; and a few blocks more of an instrument that is stored in several timeframes or
+//! in days.
 
 use futures::{StreamExt, TryStreamExt};
-use market::{Calendar, Candle, Date, InstrumentKey, Millis, TimeRange, Timeframe};
+use market::{Calendar, Candle, Date, Instrument, InstrumentKey, Millis, TimeRange, Timeframe};
 use proto::convert::FieldError;
 use store::LastCandle;
 
 use super::{Engine, Error, LOOKUPS, Result};
 
-/// Source timeframes a trading date can be told from, narrow to wide.
-const SOURCES: [Timeframe; 11] = [
-    Timeframe::M1,
-    Timeframe::M2,
-    Timeframe::M3,
-    Timeframe::M5,
-    Timeframe::M10,
-    Timeframe::M15,
-    Timeframe::M30,
-    Timeframe::H1,
-    Timeframe::H2,
-    Timeframe::H4,
-    Timeframe::D1,
-];
 const DAY_MS: Millis = 24 * 60 * 60 * 1000;
 /// How far before the latest trading date the one before it is looked for.
 const MAX_GAP_DAYS: Millis = 400;
@@ -87,25 +74,40 @@ impl Engine {
         let mut wanted: Vec<InstrumentKey> = keys.iter().filter_map(|key| key.as_ref().ok().cloned()).collect();
         wanted.sort_unstable();
         wanted.dedup();
-        let mut lasts = Vec::with_capacity(SOURCES.len());
-        for source in SOURCES {
-            lasts.push((source, self.stores.candles.last_candles(&wanted, source).await?));
-        }
+        let wanted = &wanted;
+        let instruments = self.stores.catalog.instruments(wanted).await?;
+        // Candles wider than a day cannot tell a trading date. Narrow to wide, whatever order they are answered in.
+        let sources = Timeframe::ALL.into_iter().filter(|source| *source <= Timeframe::D1);
+        let lookups: Vec<_> =
+            sources
+                .map(|source| async move {
+                    Ok::<_, Error>((source, self.stores.candles.last_candles(wanted, source).await?))
+                })
+                .collect();
+        let lasts: Vec<_> = futures::stream::iter(lookups).buffered(LOOKUPS).try_collect().await?;
         let lasts_of = |key: &InstrumentKey| -> Vec<(Timeframe, LastCandle)> {
             let Ok(at) = wanted.binary_search(key) else { return Vec::new() };
             lasts.iter().filter_map(|(source, lasts)| Some((*source, lasts.get(at)?.clone()?))).collect()
         };
+        let instrument_of = |key: &InstrumentKey| instruments.get(wanted.binary_search(key).ok()?)?.clone();
         let quotes = keys.into_iter().map(|key| {
             let lasts = key.as_ref().map(lasts_of).unwrap_or_default();
-            async move { self.quote(&key?, lasts).await }
+            let instrument = key.as_ref().ok().and_then(instrument_of);
+            async move { self.quote(&key?, instrument, lasts).await }
         });
         // Collected first: the borrow checker cannot follow a closure that borrows through a buffered stream.
         let quotes: Vec<_> = quotes.collect();
         Ok(futures::stream::iter(quotes).buffered(LOOKUPS).collect().await)
     }
 
-    async fn quote(&self, key: &InstrumentKey, lasts: Vec<(Timeframe, LastCandle)>) -> Result<Quote> {
-        let calendar = Calendar::by_name(&self.instrument(key).await?.calendar)?;
+    async fn quote(
+        &self,
+        key: &InstrumentKey,
+        instrument: Option<Instrument>,
+        lasts: Vec<(Timeframe, LastCandle)>,
+    ) -> Result<Quote> {
+        let instrument = instrument.ok_or_else(|| Error::UnknownInstrument(key.clone()))?;
+        let calendar = Calendar::by_name(&instrument.calendar)?;
         let tails: Vec<Tail> = lasts.into_iter().map(|(source, last)| Tail::new(source, &calendar, last)).collect();
         // Of several that reach the same date the first, that is the narrowest, stays.
         let newest = tails.iter().reduce(|best, tail| if tail.trading_date > best.trading_date { tail } else { best });

@@ -1,6 +1,10 @@
 //! The service over its own wire: built on a free port, called with the generated clients.
 #![allow(clippy::unwrap_used, reason = "the lint spares test functions, not what they share")]
 
+mod actions;
+mod backfill;
+mod batches;
+mod changes;
 mod data;
 mod flight;
 mod master;
@@ -38,7 +42,8 @@ async fn start_over(stores: store::Stores) -> Running {
 }
 
 async fn start_with(config: ingestion::Config, stores: store::Stores) -> Running {
-    let app = ingestion::App::build(&ServerConfig::default(), config, ingestion::Ports { stores }).await.unwrap();
+    let ports = ingestion::Ports { stores, bus: mesh::bus::Bus::in_process() };
+    let app = ingestion::App::build(&ServerConfig::default(), config, ports).await.unwrap();
     let (address, drain) = (format!("http://{}", app.address()), Drain::new());
     tokio::spawn(app.serve(drain.clone()));
     let client = IngestionServiceClient::new(mesh::client::connect(&address).unwrap())

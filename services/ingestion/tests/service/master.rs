@@ -1,14 +1,16 @@
 //! Instruments, groups, and quotes.
 
+use market::{Calendar, Candle, Frame, Timeframe};
 use proto::ingestion::quote_outcome::Outcome;
 use proto::ingestion::{
     DeleteGroupRequest, GetGroupRequest, GetQuotesRequest, Group, ListGroupsRequest, ListInstrumentsRequest,
     PutGroupRequest, PutInstrumentRequest, Quote,
 };
 use proto::wire::{Instrument, ItemError};
+use store::Stores;
 use tonic::{Code, Status};
 
-use crate::{Running, batch, data, fault, flat, start};
+use crate::{Running, batch, data, fault, flat, start, start_over};
 
 const RELIANCE: &str = "NSE_EQ|INE002A01018";
 
@@ -74,6 +76,52 @@ async fn a_calendar_changes_only_while_nothing_is_stored_by_it() {
     assert_eq!((fault.code, fault.reason.as_str()), (Code::FailedPrecondition, "CALENDAR_CONFLICT"));
     let renamed = put_instrument(&mesh, Instrument { name: "other".into(), ..around_the_clock() }).await.unwrap();
     assert_eq!(renamed.name, "other");
+}
+
+/// What a process leaves behind that ends between storing the first candles and telling the catalog.
+async fn candles_without_an_instrument(calendar: &str) -> (Stores, Running) {
+    let stores = Stores::memory();
+    let mut rows = Frame::default();
+    let (price, open_time) = (1.0, market::parse_millis("2016-08-16T14:00:00Z").unwrap());
+    let (open, high, low, close) = (price, price, price, price);
+    rows.push(&Candle { open_time, open, high, low, close, volume: 1.0, open_interest: None }).unwrap();
+    let (key, calendar) = (RELIANCE.parse().unwrap(), Calendar::by_name(calendar).unwrap());
+    stores.candles.put(&key, Timeframe::M1, &calendar, &rows, 0).await.unwrap();
+    let mesh = start_over(stores.clone()).await;
+    (stores, mesh)
+}
+
+#[tokio::test]
+async fn an_instrument_takes_no_other_calendar_than_that_of_its_candles() {
+    let (stores, mesh) = candles_without_an_instrument("NYSE").await;
+    let with = |calendar: &str| Instrument { calendar: calendar.into(), ..named(RELIANCE) };
+    let row = |time: &str| batch(RELIANCE, "1m", vec![flat(time, 2.0)]);
+    let refused = fault(put_instrument(&mesh, with("NSE")).await.unwrap_err());
+    assert_eq!((refused.code, refused.reason.as_str()), (Code::FailedPrecondition, "CALENDAR_CONFLICT"));
+    assert!(refused.message.contains("NYSE"), "{}", refused.message);
+    put_instrument(&mesh, with("NYSE")).await.unwrap();
+    assert_eq!(mesh.put(row("2016-08-16T14:01:00Z")).await.unwrap().stored, 1);
+    // A catalog that says otherwise, by a call at the same time as the first candles, is mended by the true calendar.
+    let key = RELIANCE.parse().unwrap();
+    let known = stores.catalog.instrument(&key).await.unwrap().unwrap();
+    stores.catalog.upsert_instrument(&market::Instrument { calendar: "NSE".into(), ..known }).await.unwrap();
+    let stuck = fault(mesh.put(row("2016-08-16T14:02:00Z")).await.unwrap_err());
+    assert_eq!(stuck.code, Code::FailedPrecondition);
+    put_instrument(&mesh, with("NYSE")).await.unwrap();
+    assert_eq!(mesh.put(row("2016-08-16T14:02:00Z")).await.unwrap().stored, 1);
+}
+
+#[tokio::test]
+async fn candles_without_an_instrument_go_on_by_their_calendar() {
+    let (stores, mesh) = candles_without_an_instrument("NYSE").await;
+    let mut row = batch(RELIANCE, "1m", vec![flat("2016-08-16T14:01:00Z", 2.0)]);
+    row.calendar = "NSE".into();
+    let refused = fault(mesh.put(row.clone()).await.unwrap_err());
+    assert_eq!((refused.code, refused.reason.as_str()), (Code::FailedPrecondition, "CALENDAR_CONFLICT"));
+    row.calendar = String::new();
+    assert_eq!(mesh.put(row).await.unwrap().stored, 1);
+    let known = stores.catalog.instrument(&RELIANCE.parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(known.calendar, "NYSE");
 }
 
 #[tokio::test]

@@ -216,6 +216,10 @@ impl mesh::source::MasterData for Master {
         self.0.source.coverage(key).await
     }
 
+    async fn corporate_actions(&self, key: &InstrumentKey) -> Result<Vec<market::CorporateAction>, RemoteError> {
+        self.0.source.corporate_actions(key).await
+    }
+
     async fn group(&self, id: &str) -> Result<mesh::source::Group, RemoteError> {
         self.0.source.group(id).await
     }

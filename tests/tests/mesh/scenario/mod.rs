@@ -7,7 +7,6 @@ mod screens;
 
 use anyhow::{Context, Result, ensure};
 use candlemesh::client::{Connection, load};
-use candlemesh::input::FileSpec;
 use candlemesh_tests::answers::{Indicators, Stored};
 use candlemesh_tests::in_process::InProcess;
 use candlemesh_tests::made_up;
@@ -15,6 +14,7 @@ use candlemesh_tests::postgres::Postgres;
 use candlemesh_tests::processes::Processes;
 use candlemesh_tests::redis::Redis;
 use candlemesh_tests::rest::{Answer, Rest, indicators_path};
+use formats::FileSpec;
 use market::{Candle, Timeframe};
 use proto::aggregation::GetCandlesRequest;
 use proto::aggregation::aggregation_service_client::AggregationServiceClient;
@@ -80,7 +80,8 @@ impl Scenario {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("minutes.csv.gz");
         made_up::write_csv_gz(&path, &minutes)?;
-        let spec = [FileSpec { path, instrument: Some(MINUTES.parse()?), timeframe: Timeframe::M1 }];
+        let spec =
+            [FileSpec { instrument: Some(MINUTES.parse()?), timeframe: Some(Timeframe::M1), ..FileSpec::new(path) }];
         for (stored, unchanged) in [(minutes.len(), 0), (0, minutes.len())] {
             let report = load::load(&Connection::to(gateway), &spec, None, true).await?;
             let counts = (report.stored as usize, report.unchanged as usize, report.rejected);

@@ -5,9 +5,10 @@ use std::str::FromStr;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Postgres, Transaction};
 
-use super::put::BlockWrite;
+use super::check;
+use super::put::{BlockWrite, ChangeWrite};
 use super::{date_number, fault, migration_fault, migrator, signed};
-use crate::{Error, Result, StoreOptions};
+use crate::{CheckReport, Error, Result, StoreOptions};
 
 /// Rows of a JSON array, as `value`.
 macro_rules! json_rows {
@@ -22,6 +23,22 @@ macro_rules! for_update {
     };
 }
 
+/// Rows that others are about to take are passed over.
+macro_rules! skip_locked {
+    () => {
+        " for update skip locked"
+    };
+}
+
+#[allow(clippy::duplicate_mod, reason = "written once, compiled for each database")]
+#[path = "../actions.rs"]
+mod actions;
+#[allow(clippy::duplicate_mod, reason = "written once, compiled for each database")]
+#[path = "../backfills.rs"]
+mod backfills;
+#[allow(clippy::duplicate_mod, reason = "written once, compiled for each database")]
+#[path = "../check_tables.rs"]
+mod check_tables;
 #[allow(clippy::duplicate_mod, reason = "written once, compiled for each database")]
 #[path = "../repositories.rs"]
 mod repositories;
@@ -38,9 +55,12 @@ pub(crate) use self::PostgresStore as Store;
 /// Blocks per statement: a megabyte or so.
 const BLOCKS_PER_STATEMENT: usize = 250;
 
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "initial", include_str!("../../../migrations/postgres/0001_initial.sql")),
     (2, "change counter", include_str!("../../../migrations/postgres/0002_change_counter.sql")),
+    (3, "backfill", include_str!("../../../migrations/postgres/0003_backfill.sql")),
+    (4, "corporate action", include_str!("../../../migrations/postgres/0004_corporate_action.sql")),
+    (5, "blocks inline", include_str!("../../../migrations/postgres/0005_blocks_inline.sql")),
 ];
 
 /// The store on a server. Cheap to clone.
@@ -80,6 +100,10 @@ impl PostgresStore {
 
     async fn begin(&self) -> Result<Transaction<'static, Postgres>> {
         self.pool.begin().await.map_err(fault)
+    }
+
+    pub(crate) async fn check(&self, limit: usize) -> Result<CheckReport> {
+        check::check(self, limit).await
     }
 
     pub(crate) async fn ping(&self) -> Result<()> {
@@ -128,5 +152,29 @@ async fn write_blocks(tx: &mut Transaction<'static, Postgres>, blocks: &[BlockWr
         .await
         .map_err(fault)?;
     }
+    Ok(())
+}
+
+/// Writes records numbered from `first`.
+async fn write_changes(tx: &mut Transaction<'static, Postgres>, changes: &[ChangeWrite], first: i64) -> Result<()> {
+    fn column<'a, T>(changes: &'a [ChangeWrite], cell: impl Fn(&'a ChangeWrite) -> T) -> Vec<T> {
+        changes.iter().map(cell).collect()
+    }
+    sqlx::query(
+        "insert into candle_change (sequence, series_id, timeframe, trading_date, revision, first_open_time, \
+         last_open_time, changed_at) select * from unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], \
+         $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])",
+    )
+    .bind((first..first + changes.len() as i64).collect::<Vec<i64>>())
+    .bind(column(changes, |change| change.series_id))
+    .bind(column(changes, |change| change.timeframe.as_str()))
+    .bind(column(changes, |change| date_number(change.trading_date)))
+    .bind(column(changes, |change| signed(change.revision)))
+    .bind(column(changes, |change| change.first_open_time))
+    .bind(column(changes, |change| change.last_open_time))
+    .bind(column(changes, |change| change.changed_at))
+    .execute(&mut **tx)
+    .await
+    .map_err(fault)?;
     Ok(())
 }

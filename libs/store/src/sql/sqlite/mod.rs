@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{QueryBuilder, Sqlite, Transaction};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{Connection, QueryBuilder, Sqlite, Transaction};
 
-use super::put::BlockWrite;
+use super::check;
+use super::put::{BlockWrite, ChangeWrite};
 use super::{date_number, fault, migration_fault, migrator, signed};
-use crate::{Error, Result, StoreOptions};
+use crate::{CheckReport, Error, Result, StoreOptions};
 
 /// Rows of a JSON array, as `value`.
 macro_rules! json_rows {
@@ -23,6 +26,22 @@ macro_rules! for_update {
     };
 }
 
+/// Its one writer holds the whole database, so nobody else can be at a row.
+macro_rules! skip_locked {
+    () => {
+        ""
+    };
+}
+
+#[allow(clippy::duplicate_mod, reason = "written once, compiled for each database")]
+#[path = "../actions.rs"]
+mod actions;
+#[allow(clippy::duplicate_mod, reason = "written once, compiled for each database")]
+#[path = "../backfills.rs"]
+mod backfills;
+#[allow(clippy::duplicate_mod, reason = "written once, compiled for each database")]
+#[path = "../check_tables.rs"]
+mod check_tables;
 #[allow(clippy::duplicate_mod, reason = "written once, compiled for each database")]
 #[path = "../repositories.rs"]
 mod repositories;
@@ -40,10 +59,17 @@ pub(crate) use self::SqliteStore as Store;
 const PAGE_BYTES: u32 = 16 * 1024;
 /// Blocks per statement: 16 values each, far from SQLite's 32 766.
 const BLOCKS_PER_STATEMENT: usize = 64;
+/// Change records per statement: 8 values each.
+const CHANGES_PER_STATEMENT: usize = 128;
 
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+/// Rows that the thread of a connection produces ahead of their reader: a page of blocks.
+const ROWS_AHEAD: usize = 64;
+
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "initial", include_str!("../../../migrations/sqlite/0001_initial.sql")),
     (2, "change counter", include_str!("../../../migrations/sqlite/0002_change_counter.sql")),
+    (3, "backfill", include_str!("../../../migrations/sqlite/0003_backfill.sql")),
+    (4, "corporate action", include_str!("../../../migrations/sqlite/0004_corporate_action.sql")),
 ];
 
 /// The store in one file. Cheap to clone.
@@ -69,8 +95,11 @@ impl SqliteStore {
             // Acknowledged means durable: in write-ahead mode only FULL syncs at every commit.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(options.wait_timeout)
+            // A page of blocks is produced without waiting for its reader.
+            .row_buffer_size(ROWS_AHEAD)
             .foreign_keys(true);
-        let write = pool(1, options.wait_timeout).connect_with(connect.clone()).await.map_err(fault)?;
+        let write = pool(1, options.wait_timeout).after_release(|connection, _| Box::pin(is_idle(connection)));
+        let write = write.connect_with(connect.clone()).await.map_err(fault)?;
         migrator(&MIGRATIONS).run(&write).await.map_err(migration_fault)?;
         let read = pool(options.max_connections, options.wait_timeout)
             .connect_with(connect.pragma("query_only", "on"))
@@ -92,6 +121,10 @@ impl SqliteStore {
         self.write.begin_with("begin immediate").await.map_err(fault)
     }
 
+    pub(crate) async fn check(&self, limit: usize) -> Result<CheckReport> {
+        check::check(self, limit).await
+    }
+
     pub(crate) async fn ping(&self) -> Result<()> {
         sqlx::query("select 1").execute(&self.read).await.map_err(fault)?;
         Ok(())
@@ -111,6 +144,14 @@ fn pool(connections: u32, wait_timeout: Duration) -> SqlitePoolOptions {
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
+}
+
+/// Whether the connection is out of its transaction. On a full disk SQLite may have rolled back by itself, sqlx's own rollback then
+/// fails, and the connection would count itself inside a transaction for ever: it must not come back.
+async fn is_idle(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
+    // Answered after the rollback that dropping a transaction has asked for.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 async fn write_blocks(tx: &mut Transaction<'static, Sqlite>, blocks: &[BlockWrite]) -> Result<()> {
@@ -143,6 +184,28 @@ async fn write_blocks(tx: &mut Transaction<'static, Sqlite>, blocks: &[BlockWrit
              close = excluded.close, volume = excluded.volume, open_interest = excluded.open_interest, \
              checksum = excluded.checksum, payload = excluded.payload",
         );
+        statement.build().execute(&mut **tx).await.map_err(fault)?;
+    }
+    Ok(())
+}
+
+/// Writes records numbered from `first`.
+async fn write_changes(tx: &mut Transaction<'static, Sqlite>, changes: &[ChangeWrite], first: i64) -> Result<()> {
+    for (changes, first) in changes.chunks(CHANGES_PER_STATEMENT).zip((first..).step_by(CHANGES_PER_STATEMENT)) {
+        let mut statement = QueryBuilder::<Sqlite>::new(
+            "insert into candle_change (sequence, series_id, timeframe, trading_date, revision, first_open_time, \
+             last_open_time, changed_at) ",
+        );
+        statement.push_values(changes.iter().zip(first..), |mut row, (change, sequence)| {
+            row.push_bind(sequence)
+                .push_bind(change.series_id)
+                .push_bind(change.timeframe.as_str())
+                .push_bind(date_number(change.trading_date))
+                .push_bind(signed(change.revision))
+                .push_bind(change.first_open_time)
+                .push_bind(change.last_open_time)
+                .push_bind(change.changed_at);
+        });
         statement.build().execute(&mut **tx).await.map_err(fault)?;
     }
     Ok(())
