@@ -37,7 +37,7 @@ WORKLOADS = {
 # Every setting `candlemesh serve` reads that the chart may set; another name would stop the process.
 SETTINGS = re.compile(
     r"CANDLEMESH_(LISTEN|METRICS_LISTEN|DATABASE_URL|REDIS_URL|ENGINES|GRACE"
-    r"|TELEMETRY__(LOG|LOG_FORMAT|OTLP_ENDPOINT)|GATEWAY__(ALLOW_ANONYMOUS|API_KEYS_FILE)"
+    r"|TELEMETRY__(LOG|LOG_FORMAT|OTLP_ENDPOINT)|GATEWAY__(ALLOW_ANONYMOUS|API_KEYS_FILE)|INGESTION__BACKFILL_FOLDER"
     r"|UPSTREAMS__(INGESTION|OPTIMIZER|(AGGREGATION|INDICATOR|SEQUENCE)(_V2)?))"
 )
 NEEDS_DATABASE = {"ingestion", "sequence", "optimizer", "gateway"}
@@ -70,6 +70,7 @@ VARIANTS = {
             "nodeSelector": {"disk": "fast"},
             "tolerations": [{"key": "dedicated", "operator": "Exists", "effect": "NoSchedule"}],
             "priorityClassName": "high",
+            "backfill": {"existingClaim": "candles"},
             "podAnnotations": {"x": "y"},
             "serviceAccount": {"annotations": {"iam": "none"}},
         },

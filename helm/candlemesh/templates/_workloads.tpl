@@ -54,7 +54,7 @@ depend on another V2 engine. Only the gateway knows both.
 {{- $_ := set $all (upper $role) (printf "http://%s-%s-v1:%d" $name $role $port) -}}
 {{- $_ := set $all (printf "%s_V2" (upper $role)) (printf "http://%s-%s-v2:%d" $name $role $port) -}}
 {{- end -}}
-{{- $list := list (dict "role" "ingestion" "port" 7101 "database" true "values" .Values.ingestion
+{{- $list := list (dict "role" "ingestion" "port" 7101 "database" true "redis" true "values" .Values.ingestion
       "callers" (list "aggregation" "indicator" "sequence" "optimizer" "gateway")) -}}
 {{- range $engine := list "v1" "v2" -}}
 {{- $list = append $list (dict "role" "aggregation" "engine" $engine "port" 7102 "values" (get $.Values.aggregation $engine)
