@@ -1,0 +1,3 @@
+"""Peers of the case month."""
+
+from peers.store import PEERS as PEERS

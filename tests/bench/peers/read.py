@@ -1,0 +1,3 @@
+"""Peers of the case read."""
+
+from peers.store import PEERS as PEERS

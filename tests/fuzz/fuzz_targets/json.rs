@@ -1,0 +1,6 @@
+//! Candle answers as JSON.
+#![no_main]
+
+use formats::Format;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| candlemesh_fuzz::read(data, &[Format::Auto, Format::Kite, Format::Upstox]));
