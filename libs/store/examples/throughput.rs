@@ -26,6 +26,11 @@ const PUTS_AT_ONCE: usize = 2;
 /// Instruments read at the same time, for two cores.
 const READS_AT_ONCE: usize = 2;
 const READS: usize = 3;
+/// Sessions are the newest ones between these dates.
+const FIRST_DATE: Date = Date::constant(2010, 1, 1);
+const LAST_DATE: Date = Date::constant(2025, 6, 30);
+/// Repetitions of what takes a millisecond or so; the best is printed.
+const SHORT_CALLS: i64 = 20;
 
 /// Numbers from a seed (splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
 struct Numbers(u64);
@@ -67,7 +72,7 @@ fn candles(seed: u64, opens: &[Millis]) -> Result<Frame> {
 /// Stores everything and reads it back; returns the number of rows.
 async fn measure(url: &str, instruments: usize, sessions: usize) -> Result<usize> {
     let calendar = Calendar::by_name("NSE")?;
-    let dates = calendar.trading_dates(Date::constant(2023, 1, 1), Date::constant(2025, 6, 30));
+    let dates = calendar.trading_dates(FIRST_DATE, LAST_DATE);
     ensure!(sessions <= dates.len(), "at most {} sessions", dates.len());
     // One session in the year is in the evening and short; a plain grid from the open fits every other.
     let opens: Vec<Millis> = dates
@@ -75,12 +80,12 @@ async fn measure(url: &str, instruments: usize, sessions: usize) -> Result<usize
         .filter_map(|date| calendar.day(*date).sessions.first().copied())
         .filter(|session| session.close - session.open == SESSION_MINUTES * MINUTE_MS)
         .map(|session| session.open)
-        .take(sessions)
         .collect();
+    let opens = &opens[opens.len().saturating_sub(sessions)..];
     let mut series = Vec::with_capacity(instruments);
     for index in 0..instruments {
         let key: InstrumentKey = format!("NSE_EQ|BENCH{index:05}").parse()?;
-        series.push((key, candles(index as u64, &opens)?));
+        series.push((key, candles(index as u64, opens)?));
     }
     let rows: usize = series.iter().map(|(_, frame)| frame.len()).sum();
     let stores = Stores::open(url, &StoreOptions::default()).await?;
@@ -126,7 +131,7 @@ async fn measure(url: &str, instruments: usize, sessions: usize) -> Result<usize
     let (key, frame) = &series[instruments / 2];
     let month = TimeRange::new(opens[sessions / 3], opens[(sessions / 3 + 22).min(sessions - 1)])?;
     let mut best = f64::MAX;
-    for _ in 0..20 {
+    for _ in 0..SHORT_CALLS {
         let started = Instant::now();
         let blocks: Vec<store::Block> = stores.candles.read(key, Timeframe::M1, month, None).try_collect().await?;
         best = best.min(started.elapsed().as_secs_f64());
@@ -136,6 +141,26 @@ async fn measure(url: &str, instruments: usize, sessions: usize) -> Result<usize
         );
     }
     println!("one instrument-month: {:.3} ms", best * 1e3);
+    let keys: Vec<InstrumentKey> = series.iter().map(|(key, _)| key.clone()).collect();
+    let mut best = [f64::MAX; 2];
+    for minute in 0..SHORT_CALLS {
+        // A minute after the last session, of all instruments at once.
+        let at = opens[opens.len() - 1] + (SESSION_MINUTES + minute) * MINUTE_MS;
+        let row = series[0].1.slice(0..1);
+        let price = || row.close().to_vec();
+        let prices = [price(), price(), price(), price(), row.volume().to_vec()];
+        let close = Frame::from_columns(vec![at], prices, vec![f64::NAN])?;
+        let put = |key| Put { key, source: Timeframe::M1, calendar: &calendar, rows: &close };
+        let puts: Vec<Put<'_>> = keys.iter().map(put).collect();
+        let started = Instant::now();
+        stores.candles.put_all(&puts, 2 + minute).await?;
+        best[0] = best[0].min(started.elapsed().as_secs_f64());
+        let started = Instant::now();
+        let last = stores.candles.last_candles(&keys, Timeframe::M1).await?;
+        best[1] = best[1].min(started.elapsed().as_secs_f64());
+        ensure!(last.iter().flatten().filter(|last| last.candle.open_time == at).count() == instruments);
+    }
+    println!("close of a minute: {:.3} ms, last candles: {:.3} ms", best[0] * 1e3, best[1] * 1e3);
     stores.close().await;
     Ok(rows)
 }

@@ -21,6 +21,7 @@ mod check;
 mod error;
 mod memory;
 mod open;
+mod pool;
 mod sql;
 
 pub use action_store::{ActionStore, PutActions};
@@ -35,6 +36,7 @@ pub use check::{CheckReport, Finding, MAX_FINDINGS};
 pub use error::{Error, Result};
 pub use flag_store::{FlagRecord, FlagStore};
 pub use open::{StoreOptions, Stores};
+pub use pool::{PoolPoint, PoolStatistics};
 pub use screen_store::{AnalysisRecord, IntentRecord, ScreenStore};
 pub use study_store::{StudyProgress, StudyRecord, StudyStore, TrialOrder, TrialRecord};
 

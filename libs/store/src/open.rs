@@ -1,10 +1,14 @@
 //! Opening a store by URL.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::MissedTickBehavior;
+
 use crate::memory::MemoryStore;
-use crate::sql::{PostgresStore, SqliteStore};
+use crate::pool::{PoolPoint, PoolStatistics, SAMPLE_EVERY};
+use crate::sql::{ConnectionLimit, PostgresStore, SqliteStore};
 use crate::{
     ActionStore, BackfillStore, CandleStore, Catalog, CheckReport, Error, FlagStore, Result, ScreenStore, StudyStore,
 };
@@ -124,6 +128,45 @@ impl Stores {
             Backend::Memory(_) => Ok(()),
             Backend::Sqlite(store) => store.ping().await,
             Backend::Postgres(store) => store.ping().await,
+        }
+    }
+
+    /// The use of the connections at this moment. `None` for the store in memory, which has none.
+    pub fn pool_statistics(&self) -> Option<PoolStatistics> {
+        self.limit().map(ConnectionLimit::statistics)
+    }
+
+    /// Sets how many connections may be in use at once: at least 1, at most the pool's size, by which it starts. Returns what it became.
+    ///
+    /// Lowered, it takes effect as connections in use come home; raised, those who wait are let in at once. Of SQLite it concerns reads.
+    pub fn resize_limit(&self, limit: usize) -> Option<usize> {
+        let applied = self.limit()?.resize(limit);
+        tracing::info!(limit = applied, "store connection limit set");
+        Some(applied)
+    }
+
+    /// The use of the connections over the last ten minutes of [`watch_pool`](Self::watch_pool), oldest first.
+    pub fn pool_history(&self) -> Vec<PoolPoint> {
+        self.limit().map(ConnectionLimit::points).unwrap_or_default()
+    }
+
+    /// Samples the use of the connections for as long as it is polled: for metrics, for [`pool_history`](Self::pool_history), and to warn once when it
+    /// stays above 80 %, until it has come down again. One watcher per store.
+    pub async fn watch_pool(&self) -> Infallible {
+        let Some(limit) = self.limit() else { return std::future::pending().await };
+        let mut samples = tokio::time::interval(SAMPLE_EVERY);
+        samples.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            samples.tick().await;
+            limit.sample();
+        }
+    }
+
+    fn limit(&self) -> Option<&ConnectionLimit> {
+        match &self.backend {
+            Backend::Memory(_) => None,
+            Backend::Sqlite(store) => Some(store.limit()),
+            Backend::Postgres(store) => Some(store.limit()),
         }
     }
 

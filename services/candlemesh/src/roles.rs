@@ -211,13 +211,25 @@ pub async fn serve(
         crate::client::health::wait(&target, crate::up::READY_TIMEOUT).await?;
         crate::up::write_ready_file(path, &[(role, address)])
     };
-    let (served, ready) = tokio::join!(serving, async {
-        let outcome = ready.await;
-        if outcome.is_err() {
-            drain.start();
+    let running = async {
+        tokio::join!(serving, async {
+            let outcome = ready.await;
+            if outcome.is_err() {
+                drain.start();
+            }
+            outcome
+        })
+    };
+    let watching = async {
+        match &stores {
+            Some(stores) => stores.watch_pool().await,
+            None => std::future::pending().await,
         }
-        outcome
-    });
+    };
+    let (served, ready) = tokio::select! {
+        outcomes = running => outcomes,
+        never = watching => match never {},
+    };
     if let Some(stores) = stores {
         stores.close().await;
     }

@@ -99,10 +99,16 @@ impl Mesh {
         let drain = self.drain.clone();
         let mut tasks: futures::stream::FuturesUnordered<_> = self.tasks.into_iter().collect();
         let mut outcome = Ok(());
-        while let Some(ended) = futures::StreamExt::next(&mut tasks).await {
-            drain.start();
-            let ended = ended.unwrap_or_else(|error| Err(StartError::Serve(Box::new(error))));
-            outcome = outcome.and(ended);
+        let running = async {
+            while let Some(ended) = futures::StreamExt::next(&mut tasks).await {
+                drain.start();
+                let ended = ended.unwrap_or_else(|error| Err(StartError::Serve(Box::new(error))));
+                outcome = std::mem::replace(&mut outcome, Ok(())).and(ended);
+            }
+        };
+        tokio::select! {
+            () = running => {}
+            never = self.stores.watch_pool() => match never {},
         }
         self.stores.close().await;
         let pool = self.pool;

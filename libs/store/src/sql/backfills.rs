@@ -94,7 +94,7 @@ fn file_of(row: &DbRow) -> Result<BackfillFileRecord> {
     })
 }
 
-type Tx = sqlx::Transaction<'static, Db>;
+type Tx = crate::sql::limited::Held<Db>;
 
 async fn insert_files(tx: &mut Tx, id: &str, files: &[BackfillFileRecord]) -> Result<()> {
     for files in files.chunks(FILES_PER_STATEMENT) {

@@ -5,6 +5,8 @@
 //! outside the database.
 
 mod check;
+mod limit;
+mod limited;
 mod postgres;
 mod put;
 mod read;
@@ -18,6 +20,7 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgDatabaseError;
 use sqlx::sqlite::SqliteError;
 
+pub(crate) use limit::ConnectionLimit;
 pub(crate) use postgres::PostgresStore;
 pub(crate) use sqlite::SqliteStore;
 

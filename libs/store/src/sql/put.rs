@@ -101,10 +101,11 @@ enum Effect {
     Changed { put: usize, date: Date, merged: Box<Merged>, payload: Vec<u8>, replaced_count: Option<i64> },
 }
 
+/// `begin` is told the years of the blocks that may be written.
 pub(super) async fn put_all<W, B>(puts: &[Put<'_>], now: Millis, begin: B) -> Result<Vec<PutOutcome>>
 where
     W: WriteTables,
-    B: AsyncFnOnce() -> Result<W>,
+    B: AsyncFnOnce(&BTreeSet<i16>) -> Result<W>,
 {
     check_puts(puts)?;
     let mut chunks = Vec::with_capacity(puts.len());
@@ -114,7 +115,8 @@ where
     let rows = puts.iter().map(|put| put.rows.len()).sum();
     let encoded = on_threads(rows, chunks, encode_all).await?;
 
-    let mut tables = begin().await?;
+    let years = encoded.iter().map(|encoded| encoded.chunk.block_date.year()).collect();
+    let mut tables = begin(&years).await?;
     let mut calendars = BTreeMap::new();
     for put in puts {
         check_calendar(put, calendars.entry(put.key.as_str()).or_insert(put.calendar.name()))?;
@@ -398,6 +400,12 @@ pub(super) fn check_columns(key: &InstrumentKey, block: &StoredBlock, frame: Fra
 
 fn date_or_dash(at: Option<Millis>) -> String {
     at.map_or_else(|| "-".to_owned(), market::format_millis)
+}
+
+/// First and last of the dates, as numbers. A statement over a list of blocks names them too, so that the database need not look at other years.
+pub(super) fn date_bounds(dates: impl Iterator<Item = Date> + Clone) -> (i64, i64) {
+    let (first, last) = (dates.clone().min(), dates.max());
+    (first.map_or(0, date_number), last.map_or(0, date_number))
 }
 
 /// Rows of statements that read lists as JSON.

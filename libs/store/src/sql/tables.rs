@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use market::{Candle, Date, Frame, InstrumentKey, Millis, TimeRange, Timeframe};
-use sqlx::{Row, Transaction};
+use sqlx::Row;
 
 use super::{Db, Store};
 use crate::candle_store::block_date;
-use crate::sql::put::{self, ChangeWrite, CoverageGrowth, Superseded, WriteTables, superseded_json};
+use crate::sql::limited::Held;
+use crate::sql::put::{self, ChangeWrite, CoverageGrowth, Superseded, WriteTables, date_bounds, superseded_json};
 use crate::sql::read::{self, LastBlock, Page, ReadTables, last_candles_of};
 use crate::sql::{
     Series, StoredBlock, date_number, date_of_number, fault, json, key_of, page_rows, signed, timeframe_of, unsigned,
@@ -23,7 +24,7 @@ const PRUNE_ROWS: i64 = 1_000;
 
 /// A transaction on the candle tables.
 #[derive(Debug)]
-pub(super) struct Writer(pub(super) Transaction<'static, Db>);
+pub(super) struct Writer(pub(super) Held<Db>);
 
 pub(super) fn series_of(row: &DbRow) -> Result<Series> {
     Ok(Series {
@@ -93,16 +94,19 @@ impl WriteTables for Writer {
     }
 
     async fn blocks(&mut self, wanted: &[(i64, Timeframe, Date)]) -> Result<Vec<StoredBlock>> {
+        let (first, last) = date_bounds(wanted.iter().map(|(_, _, date)| *date));
         let wanted =
             wanted.iter().map(|(id, timeframe, date)| serde_json::json!([id, timeframe.as_str(), date_number(*date)]));
         let rows = sqlx::query(concat!(
             "select b.series_id, b.timeframe, b.block_date, b.revision, b.candle_count, b.first_open_time, ",
             "b.last_open_time, b.checksum, b.payload from ",
             json_rows!("$1"),
-            " w join candle_block b on b.series_id = cast(w.value ->> 0 as bigint) and b.timeframe = w.value ->> 1 ",
-            "and b.block_date = cast(w.value ->> 2 as bigint)"
+            " w ",
+            join_block!("cast(w.value ->> 0 as bigint)", "$2", "$3")
         ))
         .bind(json(wanted))
+        .bind(first)
+        .bind(last)
         .fetch_all(&mut *self.0)
         .await
         .map_err(fault)?;
@@ -110,6 +114,7 @@ impl WriteTables for Writer {
     }
 
     async fn supersede(&mut self, blocks: &[Superseded]) -> Result<()> {
+        let (first, last) = date_bounds(blocks.iter().map(|block| block.date));
         sqlx::query(concat!(
             "insert into candle_block_history (series_id, timeframe, block_date, revision, superseded_revision, ",
             "superseded_at, candle_count, first_open_time, last_open_time, checksum, payload) ",
@@ -117,10 +122,12 @@ impl WriteTables for Writer {
             "cast(w.value ->> 5 as bigint), b.candle_count, b.first_open_time, b.last_open_time, b.checksum, ",
             "case when cast(w.value ->> 3 as bigint) = 1 then b.payload end from ",
             json_rows!("$1"),
-            " w join candle_block b on b.series_id = cast(w.value ->> 0 as bigint) and b.timeframe = w.value ->> 1 ",
-            "and b.block_date = cast(w.value ->> 2 as bigint)"
+            " w ",
+            join_block!("cast(w.value ->> 0 as bigint)", "$2", "$3")
         ))
         .bind(superseded_json(blocks).to_string())
+        .bind(first)
+        .bind(last)
         .execute(&mut *self.0)
         .await
         .map_err(fault)?;
@@ -203,16 +210,20 @@ impl ReadTables for Store {
     }
 
     async fn page(&self, page: &Page) -> Result<Vec<StoredBlock>> {
-        let rows = sqlx::query(
-            "select series_id, timeframe, block_date, revision, candle_count, first_open_time, last_open_time, checksum, \
-             payload from candle_block where series_id = $1 and timeframe = $2 and block_date between $3 and $4 \
-             and last_open_time >= $5 and first_open_time < $6 and revision <= $7 \
-             union all \
-             select series_id, timeframe, block_date, revision, candle_count, first_open_time, last_open_time, checksum, \
-             payload from candle_block_history where series_id = $1 and timeframe = $2 and block_date between $3 and $4 \
-             and last_open_time >= $5 and first_open_time < $6 and revision <= $7 and superseded_revision > $7 \
-             order by block_date limit $8",
-        )
+        let rows = sqlx::query(concat!(
+            first_by_date!(
+                "select series_id, timeframe, block_date, revision, candle_count, first_open_time, last_open_time, checksum, ",
+                "payload from candle_block where series_id = $1 and timeframe = $2 and block_date between $3 and $4 ",
+                "and last_open_time >= $5 and first_open_time < $6 and revision <= $7"
+            ),
+            " union all ",
+            first_by_date!(
+                "select series_id, timeframe, block_date, revision, candle_count, first_open_time, last_open_time, checksum, ",
+                "payload from candle_block_history where series_id = $1 and timeframe = $2 and block_date between $3 and $4 ",
+                "and last_open_time >= $5 and first_open_time < $6 and revision <= $7 and superseded_revision > $7"
+            ),
+            " order by block_date limit $8"
+        ))
         .bind(page.series_id)
         .bind(page.timeframe.as_str())
         .bind(date_number(page.first_date))
@@ -261,7 +272,7 @@ impl Store {
 #[async_trait]
 impl CandleStore for Store {
     async fn put_all(&self, puts: &[Put<'_>], now: Millis) -> Result<Vec<PutOutcome>> {
-        put::put_all(puts, now, async || Ok(Writer(self.begin().await?))).await
+        put::put_all(puts, now, async |years| Ok(Writer(self.begin_put(years).await?))).await
     }
 
     fn read(
@@ -375,6 +386,7 @@ impl CandleStore for Store {
 
     async fn changed_candles(&self, changes: &[Change]) -> Result<Vec<Option<Frame>>> {
         let wanted: BTreeSet<_> = changes.iter().map(|c| (&c.key, c.timeframe, block_date(c))).collect();
+        let (first, last) = date_bounds(wanted.iter().map(|(_, _, date)| *date));
         let wanted = wanted
             .into_iter()
             .map(|(key, timeframe, date)| serde_json::json!([key.as_str(), timeframe.as_str(), date_number(date)]));
@@ -382,10 +394,12 @@ impl CandleStore for Store {
             "select s.instrument_key, b.series_id, b.timeframe, b.block_date, b.revision, b.candle_count, ",
             "b.first_open_time, b.last_open_time, b.checksum, b.payload from ",
             json_rows!("$1"),
-            " w join candle_series s on s.instrument_key = w.value ->> 0 join candle_block b on b.series_id = s.series_id ",
-            "and b.timeframe = w.value ->> 1 and b.block_date = cast(w.value ->> 2 as bigint)"
+            " w join candle_series s on s.instrument_key = w.value ->> 0 ",
+            join_block!("s.series_id", "$2", "$3")
         ))
         .bind(json(wanted))
+        .bind(first)
+        .bind(last)
         .fetch_all(self.reader())
         .await
         .map_err(fault)?;
@@ -411,9 +425,8 @@ impl CandleStore for Store {
             "(select p.close from candle_block p where p.series_id = b.series_id and p.timeframe = b.timeframe ",
             "and p.block_date < b.block_date order by p.block_date desc limit 1) as previous_close from ",
             json_rows!("$1"),
-            " w join candle_series s on s.instrument_key = w.value ->> 0 join candle_block b on b.series_id = s.series_id ",
-            "and b.timeframe = $2 and b.block_date = (select max(l.block_date) from candle_block l ",
-            "where l.series_id = s.series_id and l.timeframe = $2)"
+            " w join candle_series s on s.instrument_key = w.value ->> 0 ",
+            join_last_block!("$2")
         ))
         .bind(json(keys.iter().map(|key| serde_json::json!([key.as_str()]))))
         .bind(source.as_str())

@@ -132,6 +132,56 @@ async fn postgres_keeps_what_it_acknowledged_and_migrates_once() {
     stores.close().await;
 }
 
+/// With one connection a call that wanted a second one while it holds the first would wait for ever.
+pub(crate) async fn one_connection_serves_everyone_in_turn(stores: &Stores) {
+    let Some(at_start) = stores.pool_statistics() else {
+        assert_eq!((stores.resize_limit(1), stores.pool_history().len()), (None, 0));
+        return;
+    };
+    assert_eq!((at_start.limit, at_start.in_use, at_start.waiting), (at_start.max_limit, 0, 0));
+    assert_eq!(stores.resize_limit(0), Some(1));
+    let key = key("NSE_EQ|A");
+    // Three pages and four years.
+    let rows = frame((0..150).map(|index| (OPEN + index * 7 * DAY, 1.0, 1.0, None)));
+    put(stores, &key, &rows, 1).await;
+    let mut reading = stores.candles.read(&key, Timeframe::M1, TimeRange::ALL, None);
+    let first = reading.try_next().await.unwrap().unwrap();
+    let calls = (0..24).map(|index| {
+        let (stores, key) = (stores.clone(), key.clone());
+        tokio::spawn(async move {
+            match index % 4 {
+                0 => drop(put(&stores, &key, &minutes(index, index + 1, index as f64), index).await),
+                1 => {
+                    // What it is pinned to may be pruned meanwhile; a connection it gets all the same.
+                    let blocks = stores.candles.read(&key, Timeframe::M1, TimeRange::ALL, None);
+                    let blocks: Result<Vec<Block>, Error> = blocks.try_collect().await;
+                    assert!(matches!(blocks, Ok(_) | Err(Error::Expired { .. })), "{blocks:?}");
+                }
+                2 => drop(stores.candles.prune(index, 1).await.unwrap()),
+                _ => assert_eq!(stores.check(10).await.unwrap().findings_total, 0),
+            }
+        })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap();
+    }
+    // A stream left half read holds no connection; the pages it has not fetched may be pruned.
+    assert_eq!(first.frame.len(), 1);
+    drop(reading);
+    assert_eq!(stores.resize_limit(usize::MAX), Some(at_start.max_limit));
+    stores.ping().await.unwrap();
+    let idle = || stores.pool_statistics().is_some_and(|now| now.in_use == 0 && now.waiting == 0);
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        while !idle() {
+            tokio::task::yield_now().await;
+        }
+    });
+    waited.await.unwrap();
+    let at_end = stores.pool_statistics().unwrap();
+    assert!(at_end.waited_total > 0 && at_end.wait_total >= at_end.wait_max, "{at_end:?}");
+    assert!(at_end.acquired_total > 24 && at_end.timeouts_total == 0, "{at_end:?}");
+}
+
 /// A put that waits longer than allowed for another writer gives up; the other's rows stand.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_for_a_busy_writer_is_bounded() {

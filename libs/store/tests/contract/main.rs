@@ -10,6 +10,7 @@ mod databases;
 mod full;
 mod history;
 mod repositories;
+mod years;
 
 // The starter of the end-to-end tests, which need it too; not all of it is used here.
 #[allow(dead_code, unreachable_pub)]
@@ -77,6 +78,9 @@ contract! {
     history::puts_hand_over_the_changes_they_logged,
     history::a_prune_of_several_slices_leaves_the_current_candles,
     history::random_puts_equal_a_plain_map_at_every_revision,
+    databases::one_connection_serves_everyone_in_turn,
+    years::candles_around_new_year_are_those_of_a_plain_map,
+    years::a_read_of_many_years_is_whole_and_in_order,
     check::what_is_sound_has_no_findings,
     check::what_is_being_written_has_no_findings,
     repositories::instruments_are_listed_by_key_and_segment,

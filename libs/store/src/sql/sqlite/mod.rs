@@ -1,13 +1,16 @@
 //! SQLite: one writing connection and a pool of reading ones, in write-ahead mode, synced at every commit.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Connection, QueryBuilder, Sqlite, Transaction};
+use sqlx::{Connection, QueryBuilder, Sqlite};
 
 use super::check;
+use super::limit::ConnectionLimit;
+use super::limited::{Held, LimitedPool};
 use super::put::{BlockWrite, ChangeWrite};
 use super::{date_number, fault, migration_fault, migrator, signed};
 use crate::{CheckReport, Error, Result, StoreOptions};
@@ -30,6 +33,40 @@ macro_rules! for_update {
 macro_rules! skip_locked {
     () => {
         ""
+    };
+}
+
+/// The current block `b` of an instrument, and the timeframe and date of the row `w`, whose date lies between the bounds.
+macro_rules! join_block {
+    ($series_id:literal, $first:literal, $last:literal) => {
+        concat!(
+            "join candle_block b on b.series_id = ",
+            $series_id,
+            " and b.timeframe = w.value ->> 1 and b.block_date = cast(w.value ->> 2 as bigint) and b.block_date between ",
+            $first,
+            " and ",
+            $last
+        )
+    };
+}
+
+/// The newest block `b` of the instrument `s` and a timeframe.
+macro_rules! join_last_block {
+    ($timeframe:literal) => {
+        concat!(
+            "join candle_block b on b.series_id = s.series_id and b.timeframe = ",
+            $timeframe,
+            " and b.block_date = (select max(l.block_date) from candle_block l where l.series_id = s.series_id and l.timeframe = ",
+            $timeframe,
+            ")"
+        )
+    };
+}
+
+/// A part of a union. SQLite reads the parts in step and ends at the union's limit.
+macro_rules! first_by_date {
+    ($($select:literal),+) => {
+        concat!($($select),+)
     };
 }
 
@@ -75,7 +112,7 @@ const MIGRATIONS: [(i64, &str, &str); 4] = [
 /// The store in one file. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct SqliteStore {
-    read: SqlitePool,
+    read: LimitedPool<Sqlite>,
     write: SqlitePool,
 }
 
@@ -105,10 +142,10 @@ impl SqliteStore {
             .connect_with(connect.pragma("query_only", "on"))
             .await
             .map_err(fault)?;
-        Ok(Self { read, write })
+        Ok(Self { read: LimitedPool::new(read), write })
     }
 
-    fn reader(&self) -> &SqlitePool {
+    fn reader(&self) -> &LimitedPool<Sqlite> {
         &self.read
     }
 
@@ -117,8 +154,12 @@ impl SqliteStore {
     }
 
     /// Takes the write lock at once: a transaction that reads first could not take it later without having to start over.
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>> {
-        self.write.begin_with("begin immediate").await.map_err(fault)
+    async fn begin(&self) -> Result<Held<Sqlite>> {
+        self.write.begin_with("begin immediate").await.map(Held::without_limit).map_err(fault)
+    }
+
+    async fn begin_put(&self, _years: &BTreeSet<i16>) -> Result<Held<Sqlite>> {
+        self.begin().await
     }
 
     pub(crate) async fn check(&self, limit: usize) -> Result<CheckReport> {
@@ -128,6 +169,11 @@ impl SqliteStore {
     pub(crate) async fn ping(&self) -> Result<()> {
         sqlx::query("select 1").execute(&self.read).await.map_err(fault)?;
         Ok(())
+    }
+
+    /// Of the reading connections: there is one writer.
+    pub(crate) fn limit(&self) -> &ConnectionLimit {
+        self.read.limit()
     }
 
     pub(crate) async fn close(&self) {
@@ -154,7 +200,7 @@ async fn is_idle(connection: &mut SqliteConnection) -> sqlx::Result<bool> {
     Ok(!connection.is_in_transaction())
 }
 
-async fn write_blocks(tx: &mut Transaction<'static, Sqlite>, blocks: &[BlockWrite]) -> Result<()> {
+async fn write_blocks(tx: &mut Held<Sqlite>, blocks: &[BlockWrite]) -> Result<()> {
     for blocks in blocks.chunks(BLOCKS_PER_STATEMENT) {
         let mut statement = QueryBuilder::<Sqlite>::new(
             "insert into candle_block (series_id, timeframe, block_date, revision, candle_count, first_open_time, \
@@ -190,7 +236,7 @@ async fn write_blocks(tx: &mut Transaction<'static, Sqlite>, blocks: &[BlockWrit
 }
 
 /// Writes records numbered from `first`.
-async fn write_changes(tx: &mut Transaction<'static, Sqlite>, changes: &[ChangeWrite], first: i64) -> Result<()> {
+async fn write_changes(tx: &mut Held<Sqlite>, changes: &[ChangeWrite], first: i64) -> Result<()> {
     for (changes, first) in changes.chunks(CHANGES_PER_STATEMENT).zip((first..).step_by(CHANGES_PER_STATEMENT)) {
         let mut statement = QueryBuilder::<Sqlite>::new(
             "insert into candle_change (sequence, series_id, timeframe, trading_date, revision, first_open_time, \
