@@ -4,10 +4,12 @@
 //! Map: [`in_process`] and [`processes`] run a mesh; [`postgres`] and [`redis`] the servers it needs ([`server_process`] is how a
 //! server is run); [`rest`] and [`answers`] speak to it; [`made_up`] makes candles from a seed, [`oracle`] reads those of
 //! `../shared/data` with the values that others computed from them; [`traffic`] is load that goes on through faults, [`witness`] knows
-//! what it may see; [`python`] finds an interpreter for `tests/clients`.
+//! what it may see; [`watching`] follows live candles through them, [`listener`] knows what it must hear; [`python`] finds an
+//! interpreter for `tests/clients`.
 
 pub mod answers;
 pub mod in_process;
+pub mod listener;
 pub mod made_up;
 pub mod oracle;
 pub mod postgres;
@@ -17,4 +19,5 @@ pub mod redis;
 pub mod rest;
 pub mod server_process;
 pub mod traffic;
+pub mod watching;
 pub mod witness;

@@ -21,16 +21,18 @@ use tokio::sync::watch;
 use tonic::{Code, Request, Status};
 
 use crate::made_up::Numbers;
-use crate::witness::Witness;
+use crate::witness::{Witness, minute_of_now};
 
 /// A call that takes longer is given up; its write may or may not have happened.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failure, so that a mesh that is away is not asked thousands of times.
-const FAILURE_PAUSE: Duration = Duration::from_millis(25);
+pub(crate) const FAILURE_PAUSE: Duration = Duration::from_millis(25);
 /// Pause between two reads, so that readers leave writers their share of the machine.
 const READ_PAUSE: Duration = Duration::from_millis(10);
+/// Pause between two writes of now.
+const WRITE_PAUSE: Duration = Duration::from_millis(20);
 /// A watch stream says something at least every 15 s; one that is silent for longer is dead.
-const SILENCE: Duration = Duration::from_secs(20);
+pub(crate) const SILENCE: Duration = Duration::from_secs(20);
 /// Violations kept for the report.
 const MAX_VIOLATIONS: usize = 20;
 /// Minutes of the day that writers meet on.
@@ -66,7 +68,7 @@ impl Tally {
     }
 
     /// Counts a failure by its code. What the client's own transport says is no answer of the mesh.
-    fn failure(&self, call: &str, status: &Status) {
+    pub(crate) fn failure(&self, call: &str, status: &Status) {
         let own = std::error::Error::source(status).is_some();
         self.count(&format!(
             "{call}: {}",
@@ -111,16 +113,20 @@ pub struct Still {
 }
 
 impl Traffic {
-    fn channel(&self) -> Result<MeshChannel> {
+    pub(crate) fn channel(&self) -> Result<MeshChannel> {
         Ok(mesh::client::connect(&self.gateway.borrow())?)
     }
 
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         *self.stop.borrow()
     }
 
     /// The outcome of a call, or `None` when it was given up.
-    async fn call<T>(&self, name: &str, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Option<T> {
+    pub(crate) async fn call<T>(
+        &self,
+        name: &str,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Option<T> {
         match tokio::time::timeout(CALL_TIMEOUT, call).await {
             Ok(Ok(answer)) => {
                 self.tally.count(&format!("{name}: answered"));
@@ -140,6 +146,23 @@ impl Traffic {
             let instrument = if numbers.below(2) == 0 { own } else { shared };
             let (first, count) = (numbers.below(MINUTES) as i64, 1 + numbers.below(MAX_WRITE) as i64);
             self.put(instrument, first..first + count).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes minutes of now, as feeds do, to instruments of its own, until the end: what forms, what has just passed, and late data.
+    pub async fn write_now(self, seed: u64, own: std::ops::Range<usize>) -> Result<()> {
+        let mut numbers = Numbers::from_seed(seed);
+        while !self.is_over() {
+            let instrument = own.start + numbers.below(own.len() as u64) as usize;
+            let this_minute = minute_of_now();
+            let minutes = match numbers.below(8) {
+                0 => this_minute - 1..this_minute,
+                1 => this_minute - 3..this_minute + 1,
+                _ => this_minute..this_minute + 1,
+            };
+            self.put(instrument, minutes).await?;
+            tokio::time::sleep(WRITE_PAUSE).await;
         }
         Ok(())
     }
@@ -198,7 +221,7 @@ impl Traffic {
         let mut numbers = Numbers::from_seed(seed);
         while !self.is_over() {
             let engine = ["v1", "v2"][numbers.below(2) as usize];
-            if let Some(candles) = self.still_candles(&still.key, engine).await?
+            if let Some(candles) = self.candles(&still.key, "5m", engine).await?
                 && candles != still.candles
             {
                 self.tally.violation(format!("candles of {} by {engine} are not what they were", still.key));
@@ -213,11 +236,11 @@ impl Traffic {
         Ok(())
     }
 
-    pub async fn still_candles(&self, key: &str, engine: &'static str) -> Result<Option<Vec<BucketCandle>>> {
+    pub async fn candles(&self, key: &str, timeframe: &str, engine: &'static str) -> Result<Option<Vec<BucketCandle>>> {
         let mut client =
             AggregationServiceClient::new(self.channel()?).max_decoding_message_size(mesh::MAX_MESSAGE_BYTES);
         let request =
-            GetCandlesRequest { instrument_key: key.to_owned(), timeframe: "5m".to_owned(), ..Default::default() };
+            GetCandlesRequest { instrument_key: key.to_owned(), timeframe: timeframe.to_owned(), ..Default::default() };
         let answer = self.call("candles", client.get_candles(forced(request, engine))).await;
         Ok(answer.map(|answer| answer.candles))
     }

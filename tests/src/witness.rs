@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use market::{Candle, Millis};
 
@@ -57,6 +58,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Open time of a minute.
 pub fn open_time(minute: i64) -> Millis {
     START + minute * MINUTE_MS
+}
+
+/// The minute that is passing.
+pub fn minute_of_now() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    (now.as_millis() as Millis - START) / MINUTE_MS
 }
 
 /// The row that a write leaves in a minute.

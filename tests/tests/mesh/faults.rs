@@ -1,8 +1,10 @@
 //! A mesh under constant load while its processes are killed and its servers taken away at random moments: nothing acknowledged is
-//! lost, nothing is there twice, the last acknowledged value wins, no read is ever wrong, and a watcher hears every change once.
+//! lost, nothing is there twice, the last acknowledged value wins, no read is ever wrong, a watcher hears every change once, and a
+//! subscriber to candles every close.
 //!
 //! `CANDLEMESH_FAULT_SECONDS` is how long that goes on for each backend, `CANDLEMESH_TEST_SEED` repeats a run.
 
+mod candles;
 mod refusals;
 
 use std::collections::BTreeSet;
@@ -24,12 +26,15 @@ use proto::ingestion::change_service_client::ChangeServiceClient;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use self::candles::Listeners;
 use crate::program;
 
 /// Writers, each with an instrument of its own; all of them meet on one more.
 const WRITERS: usize = 3;
 const SHARED: usize = WRITERS;
-const INSTRUMENTS: usize = WRITERS + 1;
+/// Instruments of which minutes are written as they pass.
+const OF_NOW: std::ops::Range<usize> = SHARED + 1..SHARED + 1 + 12;
+const INSTRUMENTS: usize = OF_NOW.end;
 const READERS: usize = 2;
 const STILL: &str = "NSE_EQ|STILL";
 const STILL_SESSIONS: usize = 4;
@@ -163,6 +168,7 @@ async fn survives(mut victim: impl Victim) -> Result<()> {
 
     let (watched, heard) = (watch::channel(false), Heard::default());
     let watcher = Traffic { stop: watched.1, ..traffic.clone() };
+    let listeners = Listeners::start(&watcher, &mut numbers).await?;
     let watching = tokio::spawn(watcher.watch_changes(Arc::clone(&heard)));
     let mut load = JoinSet::new();
     for writer in 0..WRITERS {
@@ -171,6 +177,7 @@ async fn survives(mut victim: impl Victim) -> Result<()> {
     for _ in 0..READERS {
         load.spawn(traffic.clone().read(numbers.next_u64(), INSTRUMENTS));
     }
+    load.spawn(traffic.clone().write_now(numbers.next_u64(), OF_NOW));
     load.spawn(traffic.clone().read_still(numbers.next_u64(), still.clone()));
 
     let began = Instant::now();
@@ -185,9 +192,14 @@ async fn survives(mut victim: impl Victim) -> Result<()> {
         ended??;
     }
     let calm = Traffic { stop: watch::channel(false).1, ..traffic.clone() };
-    let settled = settle(&calm, &still, &heard).await;
+    let settled = async {
+        settle(&calm, &still, &heard).await?;
+        listeners.settle(&calm).await
+    };
+    let settled = settled.await;
     watched.0.send_replace(true);
     watching.await??;
+    listeners.end().await?;
     report(&traffic.tally, &traffic.witness, began.elapsed());
     let violations = traffic.tally.violations();
     ensure!(violations.is_empty(), "{} violations: {violations:#?}", violations.len());
@@ -208,7 +220,7 @@ async fn prepare(traffic: &Traffic, gateway: &str) -> Result<Still> {
         ..FileSpec::new(path.to_path_buf())
     };
     load::load(&Connection::to(gateway), &[spec], None, true).await?;
-    let candles = traffic.still_candles(STILL, "v1").await?.context("no candles")?;
+    let candles = traffic.candles(STILL, "5m", "v1").await?.context("no candles")?;
     let columns = traffic.still_columns(STILL, "v1").await?.context("no indicators")?;
     ensure!(candles.len() > 200 && columns.len() > 3, "{} candles, {} columns", candles.len(), columns.len());
     Ok(Still { key: STILL.to_owned(), candles, columns })

@@ -13,8 +13,11 @@ use super::read::Stored;
 
 /// Accumulators dropped because there were too many.
 const EVICTED: &str = "candlemesh_live_evicted_candles_total";
-/// From the end of a candle's range to the saying of its close.
+/// From the end of a candle's range to the saying of its close, of candles that ended of late.
 const CLOSE_LAG: &str = "candlemesh_live_close_lag_seconds";
+/// How long ago a candle may have ended for its close to count as late. What ended before is history that is loaded; a feed, or we,
+/// may be away for a while and come back.
+const RECENT_MS: Millis = 10 * 60 * 1000;
 
 /// One instrument.
 #[derive(Debug)]
@@ -28,6 +31,9 @@ struct Series {
     revision: u64,
     /// Round of the last change, for eviction.
     touched: u64,
+    /// What was read for this revision: what one put changed on several dates comes as several changes, each with all that it made of
+    /// their week.
+    read: (u64, Vec<(Timeframe, TimeRange)>),
 }
 
 /// The newest candle of one timeframe, and the one before it, which may still wait for its close.
@@ -120,7 +126,8 @@ impl Board {
 
     pub(super) fn add_series(&mut self, key: &InstrumentKey, calendar: Arc<Calendar>, stored: Stored) {
         let (primed, slots) = (Timeframes::default(), Vec::new());
-        let series = Series { calendar, stored, primed, slots, revision: 0, touched: self.round };
+        let read = (0, Vec::new());
+        let series = Series { calendar, stored, primed, slots, revision: 0, touched: self.round, read };
         self.series.entry(key.clone()).or_insert(series);
     }
 
@@ -207,7 +214,7 @@ impl Board {
                     Some(made) => self.slots += made,
                     None => {
                         is_read.insert((&change.key, timeframe));
-                        rereads.push(series.reread(index, change, timeframe));
+                        rereads.extend(series.reread(index, change, timeframe));
                     }
                 }
             }
@@ -361,15 +368,25 @@ impl Series {
         0
     }
 
-    fn reread(&self, index: usize, change: &StoredChange, timeframe: Timeframe) -> Reread {
-        Reread {
-            change: index,
-            key: change.key.clone(),
-            timeframe,
-            calendar: Arc::clone(&self.calendar),
-            range: touched(&self.calendar, change, timeframe, self.stored.minutes_only),
-            revision: change.revision,
+    /// What is to be read for a change; nothing, if an earlier one of its revision has read it.
+    fn reread(&mut self, index: usize, change: &StoredChange, timeframe: Timeframe) -> Option<Reread> {
+        let mut range = touched(&self.calendar, change, timeframe, self.stored.minutes_only);
+        if self.read.0 != change.revision {
+            self.read = (change.revision, Vec::new());
         }
+        let (revision, read) = (change.revision, &mut self.read.1);
+        match read.iter_mut().find(|(known, _)| *known == timeframe) {
+            // A put's changes ascend, so that it is the beginning that was read.
+            Some((_, known)) if known.start() <= range.start() && range.start() < known.end() => {
+                let rest = TimeRange::new(known.end(), range.end()).ok();
+                *known = TimeRange::new(known.start(), known.end().max(range.end())).unwrap_or(*known);
+                range = rest?;
+            }
+            Some((_, known)) => *known = range,
+            None => read.push((timeframe, range)),
+        }
+        let (key, calendar) = (change.key.clone(), Arc::clone(&self.calendar));
+        Some(Reread { change: index, key, timeframe, calendar, range, revision })
     }
 }
 
@@ -426,9 +443,14 @@ fn schedule(
 }
 
 fn record_lag(event: CandleEvent, candle: &Candled, watermark: Millis) {
-    if event == CandleEvent::Close {
-        metrics::histogram!(CLOSE_LAG).record((watermark - candle.range.end()).max(0) as f64 / 1000.0);
+    if let Some(lag_ms) = lag_ms(event, candle.range, watermark) {
+        metrics::histogram!(CLOSE_LAG).record(lag_ms as f64 / 1000.0);
     }
+}
+
+fn lag_ms(event: CandleEvent, range: TimeRange, watermark: Millis) -> Option<Millis> {
+    let lag_ms = watermark.saturating_sub(range.end()).max(0);
+    (event == CandleEvent::Close && lag_ms <= RECENT_MS).then_some(lag_ms)
 }
 
 /// The adding of one change's minute to one timeframe.
@@ -505,4 +527,20 @@ fn day_of<'a>(days: &'a mut HashMap<&'static str, TradingDay>, calendar: &Calend
         *day = calendar.day_at(at);
     }
     day
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closes_of_history_are_not_late() {
+        let range = TimeRange::new(0, 60_000).unwrap();
+        let lag = |event, now| lag_ms(event, range, now);
+        assert_eq!(lag(CandleEvent::Close, 60_000), Some(0));
+        assert_eq!(lag(CandleEvent::Close, 62_500), Some(2500));
+        assert_eq!(lag(CandleEvent::Close, 60_000 + RECENT_MS), Some(RECENT_MS));
+        assert_eq!(lag(CandleEvent::Close, 60_001 + RECENT_MS), None);
+        assert_eq!(lag(CandleEvent::Correction, 62_500), None);
+    }
 }

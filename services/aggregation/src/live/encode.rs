@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use market::{Date, Millis};
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use super::cursor::Position;
+use super::cursor::{Cursor, Place, Position, Progress};
 use super::event::{Filter, Update};
 
 /// Size at which a message is cut: below the 4 MiB that clients accept unless told otherwise, and large enough that frames cost nothing.
@@ -16,15 +16,13 @@ const MESSAGE_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Clone)]
 pub(super) struct Message {
     pub(super) bytes: Bytes,
-    pub(super) position: Position,
+    pub(super) cursor: Cursor,
 }
 
 impl Message {
     /// One without updates, which says that the stream is alive.
-    pub(super) fn empty(position: Position) -> Message {
-        let mut bytes = BytesMut::new();
-        put_text(2, &position.to_string(), &mut bytes);
-        Message { bytes: bytes.freeze(), position }
+    pub(super) fn empty(cursor: impl Into<Cursor>) -> Message {
+        finish(BytesMut::new(), cursor.into())
     }
 }
 
@@ -83,7 +81,7 @@ impl Encoded {
         ends.push(bytes.len());
     }
 
-    /// The messages of a filter. The last stands at `after`; those before it where [`Cuts`] says.
+    /// The messages of a filter, each standing where [`Cuts`] says.
     pub(super) fn messages(
         &self,
         updates: &[Update],
@@ -92,46 +90,84 @@ impl Encoded {
         cuts: &Cuts<'_>,
     ) -> Vec<Message> {
         let (mut messages, mut current, mut start) = (Vec::new(), BytesMut::new(), 0);
+        let mut last = None;
         for (index, update) in updates.iter().enumerate() {
             let end = self.ends[index];
             if wants[index] && filter.wants_event(update.event) {
-                if current.len() + (end - start) > MESSAGE_BYTES && !current.is_empty() {
-                    messages.push(finish(std::mem::take(&mut current), cuts.before(update)));
+                if let Some(last) = last
+                    && current.len() + (end - start) > MESSAGE_BYTES
+                {
+                    messages.push(finish(std::mem::take(&mut current), cuts.between(filter, last, update)));
                 }
                 current.extend_from_slice(&self.bytes[start..end]);
+                last = Some(update);
             }
             start = end;
         }
-        if !current.is_empty() {
-            messages.push(finish(current, cuts.after));
+        if let Some(last) = last {
+            messages.push(finish(current, cuts.after(filter, last)));
         }
         messages
     }
 }
 
-/// Where readers stand between the messages of one step.
+/// The changes that one put made of an instrument, which are told together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Group {
+    /// The sequence before the first.
+    pub(super) before: u64,
+    /// That of the last.
+    pub(super) end: u64,
+}
+
+/// Where readers stand between the messages of some updates, and after the last.
 #[derive(Debug)]
-pub(super) struct Cuts<'a> {
-    /// Before the step, and after it.
-    pub(super) before: Position,
-    pub(super) after: Position,
-    /// Sequences of the changes that made the updates; none where no change did.
-    pub(super) sequences: &'a [u64],
+pub(super) enum Cuts<'a> {
+    /// Of a step of the hub.
+    Step {
+        before: Position,
+        after: Position,
+        /// By change, of those that made the updates; none where no change did.
+        groups: &'a [Group],
+    },
+    /// Of a part of a resumption from one place to another.
+    Resumption { from: Position, to: Position },
+    /// Of what moves nobody.
+    Still(&'a Cursor),
 }
 
 impl Cuts<'_> {
-    /// The place of a reader that has everything before `update`: after the last change that is told whole.
-    fn before(&self, update: &Update) -> Position {
-        match update.change.checked_sub(1).and_then(|last| self.sequences.get(last)) {
-            Some(sequence) => Position { sequence: *sequence, ..self.after },
-            None => self.before,
+    /// The place of a reader that has everything before `next`. Where a whole is cut, it stands where it would if it were resuming
+    /// over it; so wholes are told in the order of resumptions.
+    fn between(&self, filter: &Filter, last: &Update, next: &Update) -> Cursor {
+        let Cuts::Step { before, after, groups } = self else { return self.after(filter, last) };
+        let at = |sequence| Position { sequence, ..*after };
+        match (groups.get(last.change), groups.get(next.change)) {
+            (Some(group), Some(next)) if group == next => amid(at(group.before), at(group.end), filter, last),
+            (_, Some(next)) => at(next.before).into(),
+            (_, None) => amid(*before, *after, filter, last),
+        }
+    }
+
+    /// The place of a reader that has everything, of which `last` is the last.
+    fn after(&self, filter: &Filter, last: &Update) -> Cursor {
+        match self {
+            Cuts::Step { after, .. } => (*after).into(),
+            Cuts::Resumption { from, to } => amid(*from, *to, filter, last),
+            Cuts::Still(cursor) => (*cursor).clone(),
         }
     }
 }
 
-fn finish(mut bytes: BytesMut, position: Position) -> Message {
-    put_text(2, &position.to_string(), &mut bytes);
-    Message { bytes: bytes.freeze(), position }
+fn amid(from: Position, to: Position, filter: &Filter, last: &Update) -> Cursor {
+    let (key, open_time) = (last.key.clone(), last.candle.candle.open_time);
+    let last = Place { key, timeframe: last.timeframe, open_time };
+    Cursor { position: from, progress: Some(Progress { to, filter: filter.fingerprint(), last }) }
+}
+
+fn finish(mut bytes: BytesMut, cursor: Cursor) -> Message {
+    put_text(2, &cursor.to_string(), &mut bytes);
+    Message { bytes: bytes.freeze(), cursor }
 }
 
 fn put_block(field: u32, block: &[u8], out: &mut impl BufMut) {
@@ -218,7 +254,7 @@ mod tests {
         for (at, now, closed) in [(-1_001, 58_999, true), (1_704_067_200_000, 0, false)] {
             let updates = [update(0, at, "US|SPY")];
             let place = Position { sequence: 9, watermark: 10 };
-            let cuts = Cuts { before: place, after: place, sequences: &[9] };
+            let cuts = Cuts::Step { before: place, after: place, groups: &[] };
             let messages = Encoded::of(&updates, now).messages(&updates, &filter(), &[true], &cuts);
             let want = WatchCandlesResponse {
                 updates: vec![CandleUpdate {
@@ -250,21 +286,35 @@ mod tests {
     }
 
     #[test]
-    fn a_large_step_is_cut_behind_whole_changes() {
-        let updates: Vec<Update> = (0..20_000).map(|index| update(index / 2, 60_000, &format!("US|{index}"))).collect();
-        let sequences: Vec<u64> = (0..10_000).map(|index| 100 + index).collect();
+    fn who_stands_in_a_step_has_whole_groups_or_resumes_within_one() {
         let before = Position { sequence: 50, watermark: 1 };
         let after = Position { sequence: 20_000, watermark: 2 };
-        let cuts = Cuts { before, after, sequences: &sequences };
-        let messages = Encoded::of(&updates, 0).messages(&updates, &filter(), &vec![true; updates.len()], &cuts);
-        assert!(messages.len() > 1 && messages.iter().all(|message| message.bytes.len() < MESSAGE_BYTES + 100));
-        assert_eq!(messages.last().unwrap().position, after);
-        let mut told = 0;
-        for message in &messages[..messages.len() - 1] {
-            told += WatchCandlesResponse::decode(message.bytes.clone()).unwrap().updates.len();
-            let whole = (message.position.sequence - 100 + 1) as usize * 2;
-            assert!(whole <= told && told - whole <= 1, "{whole} of {told}");
-            assert_eq!(message.position.watermark, 2);
+        // Two updates a change; of two changes a group.
+        let updates: Vec<Update> = (0..20_000).map(|index| update(index / 2, 60_000, &format!("US|{index}"))).collect();
+        let group = |change: u64| Group { before: 99 + change / 2 * 2, end: 101 + change / 2 * 2 };
+        let groups: Vec<Group> = (0..10_000).map(group).collect();
+        for groups in [&groups[..], &[]] {
+            let cuts = Cuts::Step { before, after, groups };
+            let messages = Encoded::of(&updates, 0).messages(&updates, &filter(), &vec![true; updates.len()], &cuts);
+            assert!(messages.len() > 1 && messages.iter().all(|message| message.bytes.len() < MESSAGE_BYTES + 200));
+            assert_eq!(messages.last().unwrap().cursor, after.into());
+            let mut told = 0;
+            for message in &messages[..messages.len() - 1] {
+                told += WatchCandlesResponse::decode(message.bytes.clone()).unwrap().updates.len();
+                let Cursor { position, progress } = &message.cursor;
+                let last = progress.as_ref().map(|progress| progress.last.key.as_str());
+                let want = format!("US|{}", told - 1);
+                if groups.is_empty() {
+                    assert_eq!((*position, last), (before, Some(want.as_str())));
+                    continue;
+                }
+                let whole = (position.sequence - 99) as usize * 2;
+                assert!(whole <= told && told - whole < 4, "{whole} of {told}");
+                assert_eq!((position.watermark, last), (2, (told > whole).then_some(want.as_str())));
+                let to = progress.as_ref().map(|progress| progress.to);
+                let end = Position { sequence: position.sequence + 2, watermark: 2 };
+                assert_eq!(to, (told > whole).then_some(end));
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use market::{InstrumentKey, Millis, TimeRange, Timeframe};
 use mesh::clock::Clock;
-use mesh::source::{ChangeBatch, Changes};
+use mesh::source::{ChangeBatch, Changes, StoredChange};
 use mesh::{Drain, Fault, RemoteError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Code;
@@ -17,8 +17,9 @@ use super::audience::{Audience, Ended, Limits, Mailbox, Seat};
 use super::board::{Board, Outcome, Pending, Reread};
 use super::bucket::Candled;
 use super::cursor::Position;
-use super::encode::Cuts;
+use super::encode::{Cuts, Group};
 use super::event::{Closing, Filter, Timeframes, Update};
+use super::pin::revisions_at;
 use super::read::{self, Reader, Stored};
 use super::{Config, LiveError};
 use crate::engine::Error;
@@ -258,7 +259,7 @@ impl Hub {
                 let watched = |key: &InstrumentKey| audience.watched(key);
                 let rereads = board.apply(&batch.changes, watched, now, &mut updates);
                 if rereads.is_empty() {
-                    tell(audience, position, &updates, now, &batch);
+                    tell(audience, position, &mut updates, now, &batch);
                 }
                 (updates, rereads)
             };
@@ -276,8 +277,7 @@ impl Hub {
                 for outcome in outcomes {
                     board.settle(outcome, now, &mut updates);
                 }
-                updates.sort_by_key(|update| update.change);
-                tell(audience, position, &updates, now, &batch);
+                tell(audience, position, &mut updates, now, &batch);
             };
             if self.aside(size, settle).await.is_none() {
                 return;
@@ -341,7 +341,8 @@ impl Hub {
             board.close_read(item, revision, found, now, &mut updates);
         }
         let after = Position { watermark: now, ..*position };
-        let cuts = Cuts { before: *position, after, sequences: &[] };
+        updates.sort_by(in_order);
+        let cuts = Cuts::Step { before: *position, after, groups: &[] };
         audience.tell(&updates, now, &cuts);
         *position = after;
         self.told.send_replace(after);
@@ -381,16 +382,28 @@ impl Hub {
                 board.add_series(&key, calendar, stored);
             }
         }
+        // As of what was told: a change that is stored and on its way would else be known before it comes.
+        let Some(State { position, .. }) = &self.state else { return };
+        let keys: Vec<InstrumentKey> = slice.iter().map(|(key, ..)| key.clone()).collect();
+        let (ports, sequence) = (self.ports.clone(), position.sequence);
+        let (changes, master) = (ports.changes.as_ref(), ports.reader.aggregator.master.as_ref());
+        let pinned = persist(|| async { Ok(revisions_at(changes, master, &keys, sequence).await?) }).await;
+        let pinned = pinned.unwrap_or_default();
         let Some(State { board, .. }) = &mut self.state else { return };
         let closing = board.closing;
         let mut reads = Vec::new();
         for (key, wanted, since) in slice {
             let (Some(calendar), Some(stored)) = (board.calendar(&key), board.stored(&key)) else { continue };
+            let revision = pinned.get(&key).copied().unwrap_or_default();
             for timeframe in board.unprimed(&key, wanted).iter() {
                 let reader = self.ports.reader.clone();
                 let (key, calendar) = (key.clone(), Arc::clone(&calendar));
                 reads.push(async move {
-                    let newest = unsaid(&reader, &calendar, &key, timeframe, stored, closing, since).await;
+                    let Some(range) = unsaid(&calendar, timeframe, stored, closing, since) else {
+                        return (key, timeframe, (0, Vec::new()), since);
+                    };
+                    let read = || reader.candles(&calendar, &key, timeframe, range, Some(revision));
+                    let newest = persist(read).await.unwrap_or_default();
                     (key, timeframe, newest, since)
                 });
             }
@@ -405,11 +418,29 @@ impl Hub {
 
 type Known = (Arc<market::Calendar>, Stored);
 
-fn tell(audience: &mut Audience, position: &mut Position, updates: &[Update], now: Millis, batch: &ChangeBatch) {
+fn tell(audience: &mut Audience, position: &mut Position, updates: &mut [Update], now: Millis, batch: &ChangeBatch) {
     let after = Position { sequence: batch.sequence.max(position.sequence), watermark: now };
-    let sequences: Vec<u64> = batch.changes.iter().map(|change| change.sequence).collect();
-    audience.tell(updates, now, &Cuts { before: *position, after, sequences: &sequences });
+    let groups = groups(&batch.changes, position.sequence);
+    updates.sort_by(|a, b| groups[a.change].end.cmp(&groups[b.change].end).then_with(|| in_order(a, b)));
+    audience.tell(updates, now, &Cuts::Step { before: *position, after, groups: &groups });
     *position = after;
+}
+
+/// The order in which resumptions tell.
+fn in_order(a: &Update, b: &Update) -> std::cmp::Ordering {
+    let place = |update: &Update| (update.timeframe, update.candle.candle.open_time);
+    a.key.cmp(&b.key).then_with(|| place(a).cmp(&place(b)))
+}
+
+/// The group of each change.
+fn groups(changes: &[StoredChange], mut before: u64) -> Vec<Group> {
+    let mut groups = Vec::with_capacity(changes.len());
+    for group in changes.chunk_by(|a, b| a.key == b.key && a.revision == b.revision) {
+        let end = group.last().map_or(before, |change| change.sequence);
+        groups.extend(group.iter().map(|_| Group { before, end }));
+        before = end;
+    }
+    groups
 }
 
 /// Whether the change log cannot go on from a sequence: it was pruned ahead of it, or, restored, ends before it.
@@ -456,16 +487,14 @@ async fn read_changes(reader: &Reader, rereads: Vec<Reread>) -> Vec<Outcome> {
     futures::stream::iter(rereads).map(read).buffered(READS).collect().await
 }
 
-/// The candles whose close may not have been said at `since`; usually one, or none where nothing is stored of late.
-async fn unsaid(
-    reader: &Reader,
+/// The range of the candles whose close may not have been said at `since`: usually one, or none where nothing is stored of late.
+fn unsaid(
     calendar: &market::Calendar,
-    key: &InstrumentKey,
     timeframe: Timeframe,
     stored: Stored,
     closing: Closing,
     since: Millis,
-) -> (u64, Vec<Candled>) {
+) -> Option<TimeRange> {
     let from = since.saturating_sub(closing.grace_ms);
     let first = calendar.bucket(&calendar.day_at(from), timeframe, from);
     // Vendors' daily stamps may lie a date before the one they mean.
@@ -473,10 +502,9 @@ async fn unsaid(
         if stored.minutes_only { stored.last_open_time } else { stored.last_open_time.saturating_add(STAMP_SHIFT_MS) };
     let newest = calendar.bucket(&calendar.day_at(last), timeframe, last);
     if stored.last_open_time == Millis::MIN || newest.end() <= first.start() {
-        return (0, Vec::new());
+        return None;
     }
-    let Ok(range) = TimeRange::new(first.start(), TimeRange::ALL.end()) else { return (0, Vec::new()) };
-    persist(|| reader.candles(calendar, key, timeframe, range, None)).await.unwrap_or_default()
+    TimeRange::new(first.start(), TimeRange::ALL.end()).ok()
 }
 
 /// Tries until it works, for as long as that may help. What cannot be read is counted, logged and left out.

@@ -4,13 +4,15 @@
 //! watched (`bucket`); a minute after the last is added, everything else is read again (`read`) as of its revision and the one before,
 //! by the code that answers GetCandles. Closes are due by the clock. What happened is told to the `audience` by filter, encoded once
 //! (`encode`). A subscriber that comes back is first told what it missed (`resume`), from the log and the stored revisions alone, so
-//! that any replica can do it.
+//! that any replica can do it. Both read as of a place in the log (`pin`), as what is stored is ahead of what was told.
 //!
 //! A candle closes when its range has passed and no session minute is missing, or a grace after its end. This is a function of what is
-//! stored and of the watermark, and so is which event a change makes (`event`); a cursor is just these two (`cursor`).
+//! stored and of the watermark, and so is which event a change makes (`event`); a cursor is just these two (`cursor`), and within a
+//! resumption of several messages also where that leads and how far it has come.
 //!
 //! Limits: an instrument's calendar is looked up once while it is watched. A candle that disappears, which happens only where minutes take
-//! the place of a coarser source, is not told. A resumption larger than one message that is itself cut off repeats what it had told.
+//! the place of a coarser source, is not told. A snapshot may be ahead of the events after it by what is just being stored. Where one
+//! put's changes of many dates come in several batches, who comes back from between two of them may hear of one week or month again.
 
 mod audience;
 mod board;
@@ -20,6 +22,7 @@ mod encode;
 mod event;
 mod grpc;
 mod hub;
+mod pin;
 mod read;
 mod resume;
 
@@ -36,15 +39,16 @@ use proto::aggregation::WatchCandlesRequest;
 use proto::convert::{self, FieldError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
 use self::audience::{Ended, Seat};
-use self::cursor::Position;
+use self::cursor::{Cursor, Position};
 use self::encode::Message;
 use self::event::{Closing, Filter};
 use self::hub::{Command, Hub};
 use self::read::Reader;
-use self::resume::Catching;
+use self::resume::{Catching, Gone};
 use crate::engine::{Aggregator, Error};
 
 pub(crate) use self::grpc::LiveServer;
@@ -124,13 +128,16 @@ pub(crate) enum LiveError {
     #[error("{0} subscribers watch this process, which is the limit; try another replica, or later")]
     TooManySubscribers(usize),
     #[error("the subscriber does not keep up; resume from cursor {0}")]
-    Slow(Position),
+    Slow(Cursor),
     #[error("what happened after the cursor is no longer kept; read the candles, then watch without a cursor")]
     CursorExpired,
     #[error("more than {0} changes were missed; read the candles, then watch without a cursor")]
     TooMuchMissed(usize),
     #[error("the stream broke off; resume from cursor {0}")]
-    Lost(Position),
+    Lost(Cursor),
+    /// A bug: resuming would meet it again.
+    #[error("the resumption came to an end that it should not")]
+    Broken(#[source] tokio::task::JoinError),
     #[error("the live hub takes no subscribers now, as it has ended or ingestion does not answer it; try again")]
     NotReady,
     #[error(transparent)]
@@ -146,6 +153,7 @@ impl Fault for LiveError {
             LiveError::TooManySubscribers(_) | LiveError::Slow(_) => Code::ResourceExhausted,
             LiveError::CursorExpired | LiveError::TooMuchMissed(_) => Code::FailedPrecondition,
             LiveError::Lost(_) | LiveError::NotReady => Code::Unavailable,
+            LiveError::Broken(_) => Code::Internal,
             LiveError::Engine(fault) => fault.code(),
             LiveError::Remote(fault) => fault.code(),
         }
@@ -159,6 +167,7 @@ impl Fault for LiveError {
             LiveError::CursorExpired | LiveError::TooMuchMissed(_) => "CURSOR_EXPIRED",
             LiveError::Lost(_) => "HUB_ENDED",
             LiveError::NotReady => "HUB_NOT_READY",
+            LiveError::Broken(_) => "RESUMPTION_BROKEN",
             LiveError::Engine(fault) => fault.reason(),
             LiveError::Remote(fault) => fault.reason(),
         }
@@ -192,7 +201,7 @@ impl Fault for LiveError {
 #[derive(Debug)]
 pub(crate) struct Subscription {
     filter: Filter,
-    cursor: Option<Position>,
+    cursor: Option<Cursor>,
     snapshot: bool,
 }
 
@@ -265,11 +274,11 @@ impl Live {
         let permit = Arc::clone(&self.places).try_acquire_owned();
         let permit = permit.map_err(|_| LiveError::TooManySubscribers(self.config.max_subscribers))?;
         let oldest = self.ports.clock.now().saturating_sub(millis(OLDEST_CURSOR));
-        if cursor.is_some_and(|cursor| cursor.watermark < oldest) {
+        if cursor.as_ref().is_some_and(|cursor| cursor.position.watermark < oldest) {
             return Err(LiveError::CursorExpired);
         }
-        let (seat, told) = self.join(&filter, cursor).await?;
-        let start = cursor.unwrap_or(seat.position);
+        let (seat, told) = self.join(&filter, cursor.as_ref()).await?;
+        let start = cursor.clone().unwrap_or(seat.position.into());
         let lead = (cursor.is_some() || snapshot).then(|| {
             let (sender, receiver) = mpsc::channel(LEAD);
             let catching = Catching {
@@ -281,8 +290,8 @@ impl Live {
                 out: sender,
                 send_timeout: self.config.send_timeout,
             };
-            tokio::spawn(catching.run(cursor, seat.position, snapshot, Arc::clone(&self.resumptions)));
-            receiver
+            let task = tokio::spawn(catching.run(cursor, seat.position, snapshot, Arc::clone(&self.resumptions)));
+            Lead { messages: receiver, task }
         });
         metrics::gauge!(SUBSCRIBERS).increment(1.0);
         let listening = Listening {
@@ -312,7 +321,7 @@ impl Live {
     async fn join(
         &self,
         filter: &Filter,
-        cursor: Option<Position>,
+        cursor: Option<&Cursor>,
     ) -> Result<(Seat, watch::Receiver<Position>), LiveError> {
         let given_up = tokio::time::Instant::now() + AHEAD;
         let mut attempts = JOIN_ATTEMPTS;
@@ -326,15 +335,15 @@ impl Live {
                 continue;
             };
             let Some(cursor) = cursor else { return Ok((seat, told)) };
-            let position = seat.position;
-            if cursor.sequence <= position.sequence && cursor.watermark <= position.watermark {
+            let reached = cursor.reached();
+            if reached.is_behind(&seat.position) {
                 return Ok((seat, told));
             }
             drop(seat);
             let caught_up = async {
                 // It ends early only with the hub, and then the next attempt says so.
-                let _ = told.wait_for(|told| told.sequence >= cursor.sequence).await;
-                self.ports.clock.reach(cursor.watermark).await;
+                let _ = told.wait_for(|told| told.sequence >= reached.sequence).await;
+                self.ports.clock.reach(reached.watermark).await;
             };
             if tokio::time::timeout_at(given_up, caught_up).await.is_err() {
                 let reason = format!("'{cursor}' is ahead of the change log; it was not made by this mesh");
@@ -397,15 +406,22 @@ impl Drop for Place {
     }
 }
 
+/// What comes before the live messages, and the task that makes it.
+#[derive(Debug)]
+struct Lead {
+    messages: mpsc::Receiver<Result<Message, LiveError>>,
+    task: JoinHandle<Result<(), Gone>>,
+}
+
 /// One subscriber's stream.
 #[derive(Debug)]
 struct Listening {
     seat: Seat,
     told: watch::Receiver<Position>,
     /// What was missed, before what comes.
-    lead: Option<mpsc::Receiver<Result<Message, LiveError>>>,
+    lead: Option<Lead>,
     /// Where the reader stands.
-    last: Position,
+    last: Cursor,
     heartbeat: Duration,
     is_new: bool,
     _place: Place,
@@ -415,15 +431,18 @@ impl Listening {
     async fn next(&mut self) -> Result<Message, LiveError> {
         // The first message is there at once, so that even who hears nothing has a cursor.
         if std::mem::take(&mut self.is_new) && self.lead.is_none() {
-            return Ok(Message::empty(self.last));
+            return Ok(Message::empty(self.last.clone()));
         }
         while let Some(lead) = &mut self.lead {
-            match tokio::time::timeout(self.heartbeat, lead.recv()).await {
+            match tokio::time::timeout(self.heartbeat, lead.messages.recv()).await {
                 Ok(Some(message)) => return self.took(message?),
-                // A resumption that was told whole ends at the seat; of any other the rest is missing.
-                Ok(None) if self.last != self.seat.position => return Err(LiveError::Lost(self.last)),
-                Ok(None) => self.lead = None,
-                Err(_) => return Ok(Message::empty(self.last)),
+                Ok(None) => match (&mut lead.task).await {
+                    Ok(Ok(())) => self.lead = None,
+                    // Only the seat's messages are left, and those before them are missing.
+                    Ok(Err(Gone)) => return Err(LiveError::Lost(self.last.clone())),
+                    Err(error) => return Err(LiveError::Broken(error)),
+                },
+                Err(_) => return Ok(Message::empty(self.last.clone())),
             }
         }
         let next = match tokio::time::timeout(self.heartbeat, self.seat.mailbox.next()).await {
@@ -439,14 +458,14 @@ impl Listening {
         };
         match next {
             Ok(message) => self.took(message),
-            Err(Ended::Slow) => Err(LiveError::Slow(self.last)),
+            Err(Ended::Slow) => Err(LiveError::Slow(self.last.clone())),
             Err(Ended::Expired) => Err(LiveError::CursorExpired),
-            Err(Ended::Lost) => Err(LiveError::Lost(self.last)),
+            Err(Ended::Lost) => Err(LiveError::Lost(self.last.clone())),
         }
     }
 
     fn took(&mut self, message: Message) -> Result<Message, LiveError> {
-        self.last = message.position;
+        self.last.clone_from(&message.cursor);
         Ok(message)
     }
 }

@@ -15,10 +15,11 @@ use tokio::sync::{Semaphore, mpsc};
 use super::LiveError;
 use super::board;
 use super::bucket::Candled;
-use super::cursor::Position;
+use super::cursor::{Cursor, Place, Position, Progress};
 use super::encode::{Cuts, Encoded, Message};
 use super::event::{Closing, Filter, Update};
 use super::hub::{self, STAMP_SHIFT_MS};
+use super::pin::{ended, revisions_at};
 use super::read::{Reader, Stored};
 use crate::engine::Error;
 
@@ -47,41 +48,56 @@ pub(super) struct Catching {
     pub(super) send_timeout: Duration,
 }
 
-/// What happened to one instrument.
-#[derive(Debug, Default)]
+/// What happened to one instrument between two places.
+#[derive(Debug)]
 struct Missed {
+    from: Position,
+    to: Position,
     changes: Vec<StoredChange>,
+    /// Its revision at the later place, if nothing changed.
+    pinned: u64,
 }
 
-/// The subscriber is gone; nobody needs the rest.
-struct Gone;
+/// The subscriber does not hear the rest.
+#[derive(Debug)]
+pub(super) struct Gone;
 
 impl Catching {
-    /// Tells the newest candles if they are asked for, then what happened from the cursor to where the live messages begin.
-    pub(super) async fn run(self, cursor: Option<Position>, seat: Position, snapshot: bool, turns: Arc<Semaphore>) {
+    /// Tells the newest candles if they are asked for, then what happened from the cursor to where the live messages begin. It is told
+    /// whole, or ends with [`Gone`].
+    pub(super) async fn run(
+        self,
+        cursor: Option<Cursor>,
+        seat: Position,
+        snapshot: bool,
+        turns: Arc<Semaphore>,
+    ) -> Result<(), Gone> {
         let telling = async {
             // The semaphore is never closed.
             let _turn = turns.acquire().await;
-            self.tell(cursor, seat, snapshot).await;
+            self.tell(cursor, seat, snapshot).await
         };
         tokio::select! {
-            () = self.out.closed() => {}
-            () = telling => {}
+            () = self.out.closed() => Err(Gone),
+            told = telling => told,
         }
     }
 
-    async fn tell(&self, cursor: Option<Position>, seat: Position, snapshot: bool) {
-        let start = cursor.unwrap_or(seat);
-        if snapshot && self.snapshot(start).await.is_err() {
-            return;
+    async fn tell(&self, cursor: Option<Cursor>, seat: Position, snapshot: bool) -> Result<(), Gone> {
+        if snapshot {
+            self.snapshot(&cursor.clone().unwrap_or(seat.into())).await?;
         }
-        if let Some(cursor) = cursor {
-            // An error means that nobody listens any more.
-            let _ = self.catch_up(cursor, seat).await;
+        let Some(Cursor { position: mut from, progress }) = cursor else { return Ok(()) };
+        // One that was cut off is first told to its end.
+        if let Some(progress) = progress.filter(|progress| progress.filter == self.filter.fingerprint()) {
+            let to = progress.to;
+            self.catch_up(from, to, Some(progress)).await?;
+            from = to;
         }
+        self.catch_up(from, seat, None).await
     }
 
-    async fn snapshot(&self, at: Position) -> Result<(), Gone> {
+    async fn snapshot(&self, at: &Cursor) -> Result<(), Gone> {
         let keys: Vec<InstrumentKey> = self.filter.keys.as_deref().unwrap_or_default().to_vec();
         let newest = |key| async move {
             let mut updates = Vec::new();
@@ -103,58 +119,70 @@ impl Catching {
         while let Some(newest) = found.next().await {
             updates.extend(self.or_end(newest).await?);
             if updates.len() >= CHUNK {
-                self.send(std::mem::take(&mut updates), at, at).await?;
+                self.send(std::mem::take(&mut updates), &Cuts::Still(at)).await?;
             }
         }
-        self.send(updates, at, at).await
+        self.send(updates, &Cuts::Still(at)).await
     }
 
-    async fn catch_up(&self, cursor: Position, seat: Position) -> Result<(), Gone> {
-        let missed = self.or_end(self.missed(cursor, seat).await).await?;
-        let mut keys: Vec<InstrumentKey> = match &self.filter.keys {
-            Some(keys) => keys.to_vec(),
-            None => {
-                let all = self.reader.aggregator.master.instruments().await;
-                self.or_end(all.map_err(LiveError::from)).await?.into_iter().map(|one| one.key).collect()
-            }
-        };
-        keys.extend(missed.keys().filter(|key| self.filter.wants_key(key)).cloned());
-        keys.sort_unstable();
-        keys.dedup();
-        let nothing = Missed::default();
+    /// Tells what happened between two places, or what of it comes after the last candle told.
+    async fn catch_up(&self, from: Position, to: Position, progress: Option<Progress>) -> Result<(), Gone> {
+        let mut changes = self.or_end(self.changes_between(from, to).await).await?;
+        let last = progress.map(|progress| progress.last);
+        let keys = self.or_end(self.keys(&changes, last.as_ref()).await).await?;
+        let (log, master) = (self.changes.as_ref(), self.reader.aggregator.master.as_ref());
+        let pinned = revisions_at(log, master, &keys, to.sequence).await.map_err(expired);
+        let pinned = self.or_end(pinned).await?;
         let told = |key: InstrumentKey| {
-            let missed = missed.get(&key).unwrap_or(&nothing);
-            async move { self.told(&key, missed, cursor, seat).await }
+            let changes = changes.remove(&key).unwrap_or_default();
+            let missed = Missed { from, to, changes, pinned: pinned.get(&key).copied().unwrap_or_default() };
+            async move { self.told(&key, &missed).await }
         };
         let mut told = std::pin::pin!(futures::stream::iter(keys).map(told).buffered(READS));
+        let cuts = Cuts::Resumption { from, to };
         let mut updates = Vec::new();
         while let Some(more) = told.next().await {
-            updates.extend(self.or_end(more).await?);
+            let more = self.or_end(more).await?.into_iter();
+            updates.extend(more.filter(|update| last.as_ref().is_none_or(|last| is_after(update, last))));
             if updates.len() >= CHUNK {
-                // Only the last message moves the cursor: cut off before it, the resumption begins again.
-                self.send(std::mem::take(&mut updates), cursor, cursor).await?;
+                self.send(std::mem::take(&mut updates), &cuts).await?;
             }
         }
-        self.send(updates, cursor, seat).await?;
-        self.hand(Ok(Message::empty(seat))).await
+        self.send(updates, &cuts).await?;
+        self.hand(Ok(Message::empty(to))).await
+    }
+
+    /// The instruments of which something may be told, in order, from that of the last candle told on.
+    async fn keys(
+        &self,
+        changes: &BTreeMap<InstrumentKey, Vec<StoredChange>>,
+        last: Option<&Place>,
+    ) -> Result<Vec<InstrumentKey>, LiveError> {
+        let mut keys: Vec<InstrumentKey> = match &self.filter.keys {
+            Some(keys) => keys.to_vec(),
+            None => self.reader.aggregator.master.instruments().await?.into_iter().map(|one| one.key).collect(),
+        };
+        keys.extend(changes.keys().cloned());
+        keys.retain(|key| last.is_none_or(|last| *key >= last.key));
+        keys.sort_unstable();
+        keys.dedup();
+        Ok(keys)
     }
 
     /// The changes between two places, by instrument.
-    async fn missed(&self, from: Position, to: Position) -> Result<BTreeMap<InstrumentKey, Missed>, LiveError> {
-        let mut missed: BTreeMap<InstrumentKey, Missed> = BTreeMap::new();
+    async fn changes_between(
+        &self,
+        from: Position,
+        to: Position,
+    ) -> Result<BTreeMap<InstrumentKey, Vec<StoredChange>>, LiveError> {
+        let mut missed: BTreeMap<InstrumentKey, Vec<StoredChange>> = BTreeMap::new();
         let (mut reached, mut count) = (from.sequence, 0);
         if reached >= to.sequence {
             return Ok(missed);
         }
-        let expired = |fault: RemoteError| match hub::is_expired(&fault) {
-            true => LiveError::CursorExpired,
-            false => LiveError::Remote(fault),
-        };
         let mut log = self.changes.watch(Some(reached)).await.map_err(expired)?;
         while reached < to.sequence {
-            let batch = log.try_next().await.map_err(expired)?;
-            let ended = || RemoteError::from(tonic::Status::unavailable("the change log ended"));
-            let batch = batch.ok_or_else(ended)?;
+            let batch = log.try_next().await.map_err(expired)?.ok_or_else(ended)?;
             reached = batch.sequence.max(reached);
             for change in batch.changes {
                 if change.sequence > to.sequence || !self.filter.wants_key(&change.key) {
@@ -164,8 +192,7 @@ impl Catching {
                 if count > MAX_MISSED {
                     return Err(LiveError::TooMuchMissed(MAX_MISSED));
                 }
-                let missed = missed.entry(change.key.clone()).or_default();
-                missed.changes.push(StoredChange { candles: None, ..change });
+                missed.entry(change.key.clone()).or_default().push(StoredChange { candles: None, ..change });
             }
         }
         Ok(missed)
@@ -180,32 +207,29 @@ impl Catching {
         }
     }
 
-    /// What is told of one instrument: candles that changed, as they are at the seat, and closes that came due.
-    async fn told(
-        &self,
-        key: &InstrumentKey,
-        missed: &Missed,
-        cursor: Position,
-        seat: Position,
-    ) -> Result<Vec<Update>, LiveError> {
+    /// What is told of one instrument: candles that changed, as they are at the later place, and closes that came due.
+    async fn told(&self, key: &InstrumentKey, missed: &Missed) -> Result<Vec<Update>, LiveError> {
         let mut updates = Vec::new();
         let Some((calendar, stored)) = self.look_up(key).await? else { return Ok(updates) };
-        // Of what comes after the seat, the live messages tell.
-        let before = missed.changes.first().map(|change| change.revision.saturating_sub(1));
-        let after = missed.changes.last().map(|change| change.revision);
+        // Of what comes after the later place, the live messages tell.
+        let after = missed.changes.last().map_or(missed.pinned, |change| change.revision);
+        let before = missed.changes.first().map_or(after, |change| change.revision.saturating_sub(1));
         for timeframe in self.filter.timeframes.iter() {
-            let ranges = self.ranges(&calendar, timeframe, stored, missed, cursor);
+            let ranges = self.ranges(&calendar, timeframe, stored, missed);
             let parts = ranges.into_iter().flat_map(|range| parts(&calendar, timeframe, range, stored.last_open_time));
             for range in parts {
-                let reading = |revision| self.reader.candles(&calendar, key, timeframe, range, revision);
-                let read = async |revision| match reading(revision).await {
+                let read = async |revision| match self
+                    .reader
+                    .candles(&calendar, key, timeframe, range, Some(revision))
+                    .await
+                {
                     Err(Error::TooManyCandles { limit }) => Err(LiveError::TooMuchMissed(limit)),
-                    read => read.map_err(LiveError::from),
+                    read => Ok(read?.1),
                 };
-                let (revision, now) = read(after).await?;
-                let was = if before == after { now.clone() } else { read(before).await?.1 };
-                let diff =
-                    Diff { closing: self.closing, key, timeframe, revision: after.unwrap_or(revision), cursor, seat };
+                let now = read(after).await?;
+                let was = if before == after { now.clone() } else { read(before).await? };
+                let (from, to) = (missed.from.watermark, missed.to.watermark);
+                let diff = Diff { closing: self.closing, key, timeframe, revision: after, from, to };
                 diff.tell(was, now, &mut updates);
             }
         }
@@ -213,18 +237,11 @@ impl Catching {
     }
 
     /// Disjoint ranges of whole buckets that changed, or whose close had not been said at the cursor; ascending.
-    fn ranges(
-        &self,
-        calendar: &Calendar,
-        timeframe: Timeframe,
-        stored: Stored,
-        missed: &Missed,
-        cursor: Position,
-    ) -> Vec<TimeRange> {
+    fn ranges(&self, calendar: &Calendar, timeframe: Timeframe, stored: Stored, missed: &Missed) -> Vec<TimeRange> {
         let concerns = |change: &&StoredChange| timeframe.divisible_by(change.timeframe);
         let touched = |change| board::touched(calendar, change, timeframe, stored.minutes_only);
         let mut ranges: Vec<TimeRange> = missed.changes.iter().filter(concerns).map(touched).collect();
-        let from = cursor.watermark.saturating_sub(self.closing.grace_ms);
+        let from = missed.from.watermark.saturating_sub(self.closing.grace_ms);
         let first = calendar.bucket(&calendar.day_at(from), timeframe, from);
         let last = stored.last_open_time.saturating_add(if stored.minutes_only { 0 } else { STAMP_SHIFT_MS });
         if stored.last_open_time > Millis::MIN && last >= first.start() {
@@ -243,14 +260,13 @@ impl Catching {
         merged
     }
 
-    async fn send(&self, updates: Vec<Update>, before: Position, after: Position) -> Result<(), Gone> {
+    async fn send(&self, updates: Vec<Update>, cuts: &Cuts<'_>) -> Result<(), Gone> {
         if updates.is_empty() {
             return Ok(());
         }
         let encoded = Encoded::of(&updates, self.clock.now());
         let wants = vec![true; updates.len()];
-        let cuts = Cuts { before, after, sequences: &[] };
-        for message in encoded.messages(&updates, &self.filter, &wants, &cuts) {
+        for message in encoded.messages(&updates, &self.filter, &wants, cuts) {
             self.hand(Ok(message)).await?;
         }
         Ok(())
@@ -272,6 +288,19 @@ impl Catching {
             }
         }
     }
+}
+
+/// Why the log cannot be read: it is gone from there on, or away.
+fn expired(fault: RemoteError) -> LiveError {
+    match hub::is_expired(&fault) {
+        true => LiveError::CursorExpired,
+        false => LiveError::Remote(fault),
+    }
+}
+
+/// Whether a candle is told after another in a resumption.
+fn is_after(update: &Update, last: &Place) -> bool {
+    (&update.key, update.timeframe, update.candle.candle.open_time) > (&last.key, last.timeframe, last.open_time)
 }
 
 /// From an instant on.
@@ -299,8 +328,9 @@ struct Diff<'a> {
     key: &'a InstrumentKey,
     timeframe: Timeframe,
     revision: u64,
-    cursor: Position,
-    seat: Position,
+    /// Watermarks of the two.
+    from: Millis,
+    to: Millis,
 }
 
 impl Diff<'_> {
@@ -309,8 +339,8 @@ impl Diff<'_> {
         for candle in now {
             while was.next_if(|old| old.candle.open_time < candle.candle.open_time).is_some() {}
             let old = was.next_if(|old| old.candle.open_time == candle.candle.open_time);
-            let was_closed = old.as_ref().is_some_and(|old| self.closing.is_due(old, self.cursor.watermark));
-            let event = self.closing.event(was_closed, &candle, self.seat.watermark);
+            let was_closed = old.as_ref().is_some_and(|old| self.closing.is_due(old, self.from));
+            let event = self.closing.event(was_closed, &candle, self.to);
             if old.as_ref() == Some(&candle) && event != CandleEvent::Close {
                 continue;
             }

@@ -23,6 +23,7 @@ use super::*;
 use crate::query::Query;
 
 mod faults;
+mod seam;
 
 const MINUTE: Millis = 60_000;
 const TIMEFRAMES: [&str; 6] = ["1m", "5m", "15m", "1h", "1d", "1w"];
@@ -116,21 +117,33 @@ impl Heard {
                 },
                 _ => tokio::time::timeout(Duration::from_secs(20), self.stream.next()).await.expect("told in time"),
             };
-            let message = WatchCandlesResponse::decode(next.unwrap().unwrap()).unwrap();
-            self.cursor = message.cursor;
-            for update in message.updates {
-                let candle = update.candle.clone().unwrap();
-                let at = convert::millis(candle.open_time.as_ref().unwrap()).unwrap();
-                assert!(!candle.closed || at < now, "{update:?} is marked closed while it forms");
-                let id = (update.instrument_key.clone(), update.timeframe.clone(), at);
-                self.events.entry(id).or_default().push((update.event(), candle));
-                told.push(update);
-            }
+            told.extend(self.note(next.unwrap().unwrap(), now));
         }
     }
 
+    /// Takes one message. Returns the candles told.
+    async fn take(&mut self, now: Millis) -> Vec<CandleUpdate> {
+        let next = tokio::time::timeout(Duration::from_secs(20), self.stream.next()).await.expect("told in time");
+        self.note(next.unwrap().unwrap(), now)
+    }
+
+    fn note(&mut self, message: Bytes, now: Millis) -> Vec<CandleUpdate> {
+        let message = WatchCandlesResponse::decode(message).unwrap();
+        self.cursor = message.cursor;
+        for update in &message.updates {
+            let candle = update.candle.clone().unwrap();
+            let at = convert::millis(candle.open_time.as_ref().unwrap()).unwrap();
+            assert!(!candle.closed || at < now, "{update:?} is marked closed while it forms");
+            let id = (update.instrument_key.clone(), update.timeframe.clone(), at);
+            self.events.entry(id).or_default().push((update.event(), candle));
+        }
+        message.updates
+    }
+
+    /// Where the subscriber stands, unless it is being told what it missed.
     fn position(&self) -> Option<Position> {
-        self.cursor.parse().ok()
+        let cursor: Cursor = self.cursor.parse().ok()?;
+        cursor.progress.is_none().then_some(cursor.position)
     }
 }
 
@@ -409,7 +422,7 @@ async fn a_snapshot_comes_first_and_closed_only_tells_no_forming_candle() {
     // Not told by any change since: it closes by the clock alone.
     world.clock.set(NOON + MINUTE);
     let here = world.live.locate().await;
-    let closes = [(CandleEvent::Close, 3.0, true, false), (CandleEvent::Close, 4.0, true, true)];
+    let closes = [(CandleEvent::Close, 4.0, true, true), (CandleEvent::Close, 3.0, true, false)];
     assert_eq!(events(&heard.listen(here, NOON + MINUTE).await), closes);
     world.put(&key, vec![minute(NOON + MINUTE, 8.0)]);
     let here = world.live.locate().await;

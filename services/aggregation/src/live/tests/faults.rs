@@ -29,6 +29,8 @@ struct Faulty {
     tried: Notify,
     is_opened_for_a_request: AtomicBool,
     is_unlisted: AtomicBool,
+    /// Asking what is stored panics.
+    is_broken: AtomicBool,
 }
 
 fn faulty(resumed: Resumed, config: Config) -> (World, Arc<Faulty>) {
@@ -41,6 +43,7 @@ fn faulty(resumed: Resumed, config: Config) -> (World, Arc<Faulty>) {
             tried: Notify::new(),
             is_opened_for_a_request: AtomicBool::default(),
             is_unlisted: AtomicBool::default(),
+            is_broken: AtomicBool::default(),
         });
         made = Some(Arc::clone(&faulty));
         (Arc::clone(&faulty) as _, faulty as _)
@@ -94,6 +97,7 @@ impl MasterData for Faulty {
     }
 
     async fn coverage(&self, key: &InstrumentKey) -> Result<Vec<SourceCoverage>, RemoteError> {
+        assert!(!self.is_broken.load(Ordering::SeqCst), "as the test wants it");
         self.ledger.coverage(key).await
     }
 
@@ -132,7 +136,7 @@ async fn the_log_is_opened_without_the_deadline_of_the_first_subscriber() {
 }
 
 #[tokio::test]
-async fn a_resumption_that_dies_ends_the_stream_where_its_reader_stands() {
+async fn a_resumption_that_panics_ends_its_stream_as_a_bug() {
     let (world, _) = faulty(Resumed::Panics, Config::default());
     let mut first = world.watch(watching(&[], &["1m"], "")).await.unwrap();
     let here = world.live.locate().await;
@@ -140,9 +144,23 @@ async fn a_resumption_that_dies_ends_the_stream_where_its_reader_stands() {
     world.put(&"CRYPTO|E".parse().unwrap(), vec![minute(NOON, 1.0)]);
     world.live.locate().await;
     let mut again = world.watch(watching(&[], &["1m"], &first.cursor)).await.unwrap();
-    let lost = end_of(&mut again).await;
-    assert_eq!((lost.code, lost.reason.as_str()), (Code::Unavailable, "HUB_ENDED"));
-    assert!(lost.message.contains(&first.cursor), "{} names {}", lost.message, first.cursor);
+    let broken = end_of(&mut again).await;
+    assert_eq!((broken.code, broken.reason.as_str()), (Code::Internal, "RESUMPTION_BROKEN"));
+}
+
+#[tokio::test]
+async fn a_snapshot_that_panics_ends_its_stream_as_a_bug() {
+    let (world, faulty) = faulty(Resumed::Hangs, Config::default());
+    world.put(&"CRYPTO|E".parse().unwrap(), vec![minute(NOON, 1.0)]);
+    let first = world.watch(watching(&["CRYPTO|E"], &["1m"], "")).await.unwrap();
+    world.live.locate().await;
+    // Of the hub nothing is asked any more: it knows the instrument.
+    faulty.is_broken.store(true, Ordering::SeqCst);
+    let request = WatchCandlesRequest { snapshot: true, ..watching(&["CRYPTO|E"], &["1m"], "") };
+    let mut second = world.watch(request).await.unwrap();
+    let broken = end_of(&mut second).await;
+    assert_eq!((broken.code, broken.reason.as_str()), (Code::Internal, "RESUMPTION_BROKEN"));
+    drop(first);
 }
 
 #[tokio::test]
