@@ -122,16 +122,6 @@ impl Bars {
     }
 
     fn extend_chunks<const ROWS: usize>(&mut self, rows: &Day<'_>, begin: usize, whole: Whole) {
-        // A few buckets of every column at a time: all columns advance together through memory, which its prefetchers follow.
-        const PIECE: usize = 8;
-        for first in (0..whole.count).step_by(PIECE) {
-            let count = PIECE.min(whole.count - first);
-            self.extend_piece::<ROWS>(rows, begin + first * ROWS, Whole { count, rows: ROWS });
-        }
-    }
-
-    #[inline(always)]
-    fn extend_piece<const ROWS: usize>(&mut self, rows: &Day<'_>, begin: usize, whole: Whole) {
         let range = begin..begin + whole.count * ROWS;
         let [open, high, low, close, volume, open_interest] =
             [rows.open, rows.high, rows.low, rows.close, rows.volume, rows.open_interest]
@@ -249,13 +239,19 @@ pub fn resample_day_into(rows: Day<'_>, anchor: i64, width_ms: i64, clip_start: 
     // Everything up to the end of the bucket that holds clip_start belongs to the first one.
     let clipped = bucket(clip_start, anchor, width_ms);
     let mut begin = 0;
+    // End of the whole buckets before, where the next usually begins: the division that would tell is saved.
+    let mut expected = None;
     while begin < length {
-        let start = bucket(times[begin], anchor, width_ms);
+        let start = match expected.take() {
+            Some(expected) if expected == times[begin] => expected,
+            _ => bucket(times[begin], anchor, width_ms),
+        };
         if start == times[begin] && start >= clip_start {
             let whole = whole_buckets(&times[begin..], width_ms);
             if whole.count > 0 {
                 out.extend_whole(&rows, begin, whole);
                 begin += whole.count * whole.rows;
+                expected = Some(start.saturating_add(width_ms.saturating_mul(whole.count as i64)));
                 continue;
             }
         }
@@ -276,17 +272,27 @@ struct Whole {
     rows: usize,
 }
 
-/// The buckets of evenly spaced rows that begin with the first of `times`, which opens a bucket. None where the spacing does not
-/// divide the width.
+/// Rows looked at together, about: all columns advance side by side through memory, which its prefetchers follow, and what was read
+/// to compare times is in the cache when it is folded.
+const PIECE_ROWS: usize = 48;
+
+/// The next few buckets of evenly spaced rows that begin with the first of `times`, which opens a bucket. None where the spacing does
+/// not divide the width.
 fn whole_buckets(times: &[i64], width_ms: i64) -> Whole {
     let none = Whole { count: 0, rows: 0 };
     let [first, second, ..] = *times else { return none };
     let step = second.saturating_sub(first);
-    if step < 1 || step > width_ms || width_ms % step != 0 {
-        return none;
-    }
-    let Ok(rows) = usize::try_from(width_ms / step) else { return none };
-    let count = evenly_spaced(times, step) / rows;
+    let rows = match step {
+        // The one division that matters, by a number the compiler knows.
+        60_000 if width_ms % 60_000 == 0 => width_ms / 60_000,
+        1.. if step <= width_ms && width_ms % step == 0 => width_ms / step,
+        _ => return none,
+    };
+    let Ok(rows) = usize::try_from(rows) else { return none };
+    let most = (PIECE_ROWS / rows).max(1);
+    // With the row after them.
+    let times = &times[..times.len().min(rows.saturating_mul(most).saturating_add(1))];
+    let count = (evenly_spaced(times, step) / rows).min(most);
     // An odd row may follow inside the last of them.
     let is_crowded =
         count > 0 && times.get(count * rows).is_some_and(|next| next - times[(count - 1) * rows] < width_ms);
@@ -295,7 +301,7 @@ fn whole_buckets(times: &[i64], width_ms: i64) -> Whole {
 
 /// Length of the beginning of `times` whose neighbours lie `step` apart; looked at in pieces, so that the comparisons vectorise.
 fn evenly_spaced(times: &[i64], step: i64) -> usize {
-    const PIECE: usize = 32;
+    const PIECE: usize = 8;
     let mut length = 1;
     while let (Some(a), Some(b)) = (times.get(length - 1..length - 1 + PIECE), times.get(length..length + PIECE)) {
         if a.iter().zip(b).fold(0, |uneven, (a, b)| uneven | (b.wrapping_sub(*a) ^ step)) != 0 {

@@ -1,13 +1,15 @@
 //! Arrow Flight: one adapter between the protocol's service trait and a role that serves frames.
 
+mod body;
 mod describe;
 mod request;
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use arrow_array::RecordBatch;
 use arrow_flight::decode::FlightRecordBatchStream;
-use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::{
@@ -16,22 +18,24 @@ use arrow_flight::{
 };
 use arrow_ipc::writer::IpcWriteOptions;
 use arrow_schema::SchemaRef;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use prost::Message;
 use proto::wire::FrameTicket;
+use tonic::body::Body;
 use tonic::metadata::MetadataMap;
+use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
+use tower::Service;
 
+use self::body::Carried;
 pub use self::describe::{Description, Listing, time_parts};
 pub use self::request::{ListCriteria, MAX_LISTED_INSTRUMENTS, parse_ticket, ticket_of};
 use crate::MAX_MESSAGE_BYTES;
 
 /// Rows per record batch: large enough for full speed, small enough to stay in cache.
 pub const BATCH_ROWS: usize = 16_384;
-/// Memory of a batch the encoder splits at. Columns that grew hold up to twice their rows, so that a full batch of candles takes
-/// 2.3 MB; and a message is never larger than its batch, so that clients with gRPC's usual limit of 4 MB read it.
-const MAX_FLIGHT_DATA_BYTES: usize = 7 * 512 * 1024;
 
 /// Batches of one schema.
 pub struct Frames {
@@ -85,10 +89,48 @@ pub trait FrameServer: Send + Sync + 'static {
 }
 
 /// The Flight service of a role.
-pub fn service<T: FrameServer>(frames: Arc<T>) -> FlightServiceServer<Adapter<T>> {
-    FlightServiceServer::new(Adapter(frames))
+pub fn service<T: FrameServer>(frames: Arc<T>) -> FlightServer<T> {
+    let inner = FlightServiceServer::new(Adapter(frames))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    FlightServer(inner)
+}
+
+/// tonic's server of the protocol, but for the body of DoGet: see [`body`].
+#[derive(Debug)]
+pub struct FlightServer<T>(FlightServiceServer<Adapter<T>>);
+
+impl<T> Clone for FlightServer<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> NamedService for FlightServer<T> {
+    const NAME: &'static str = <FlightServiceServer<Adapter<T>> as NamedService>::NAME;
+}
+
+impl<T: FrameServer> Service<http::Request<Body>> for FlightServer<T> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<http::Request<Body>>::poll_ready(&mut self.0, context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let answer = self.0.call(request);
+        async move {
+            let mut response = answer.await?;
+            let body = response.extensions_mut().remove::<Carried>().and_then(|carried| carried.body());
+            Ok(match body {
+                Some(body) => response.map(|_| Body::new(body)),
+                None => response,
+            })
+        }
+        .boxed()
+    }
 }
 
 /// Implements the protocol's trait over a [`FrameServer`].
@@ -108,8 +150,10 @@ impl<T: FrameServer> FlightService for Adapter<T> {
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
         let ticket = parse_ticket(&request.get_ref().ticket)?;
         let frames = self.0.get(ticket, request.metadata()).await?;
-        let mut response = Response::new(encode(frames.schema, frames.batches).boxed());
+        // The stream is never polled: the batches leave by the body that FlightServer puts in its place.
+        let mut response = Response::new(futures::stream::empty().boxed());
         *response.metadata_mut() = frames.metadata;
+        response.extensions_mut().insert(Carried::new(frames.schema, frames.batches));
         Ok(response)
     }
 
@@ -177,20 +221,6 @@ impl<T: FrameServer> FlightService for Adapter<T> {
     async fn list_actions(&self, _request: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
         Ok(Response::new(futures::stream::empty().boxed()))
     }
-}
-
-fn encode(
-    schema: SchemaRef,
-    batches: impl Stream<Item = Result<RecordBatch, Status>> + Send + 'static,
-) -> impl Stream<Item = Result<FlightData, Status>> {
-    FlightDataEncoderBuilder::new()
-        .with_max_flight_data_size(MAX_FLIGHT_DATA_BYTES)
-        .with_schema(schema)
-        .build(batches.map_err(|status| FlightError::Tonic(Box::new(status))))
-        .map_err(|error| match error {
-            FlightError::Tonic(status) => *status,
-            other => Status::internal(other.to_string()),
-        })
 }
 
 /// The status of a Flight error in what a client sent: the one inside, INVALID_ARGUMENT for what cannot be read, or INTERNAL.

@@ -46,7 +46,8 @@ def goal_rows(case):
 
 
 def side_rows(case):
-    best = min((side["min"] for side in case["sides"].values()), default=1)
+    # Zero where subscribers had everything before the acknowledgement arrived.
+    best = min((side["min"] for side in case["sides"].values()), default=1) or 1
     for label, side in case["sides"].items():
         yield [label, number(side["min"]), number(side["median"]), f"{side['min'] / best:.2f}"]
 

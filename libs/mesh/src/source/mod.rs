@@ -13,7 +13,7 @@ use market::{BucketFrame, CorporateAction, Frame, Instrument, InstrumentKey, Mil
 pub use changes::{ChangeBatch, Changes, StoredChange};
 pub use ledger::MemoryLedger;
 pub use memory::MemorySource;
-pub use remote::{RemoteAggregation, RemoteIngestion};
+pub use remote::{RemoteAggregation, RemoteIngestion, status_of_answer};
 
 use crate::RemoteError;
 

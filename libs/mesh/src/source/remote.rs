@@ -38,16 +38,25 @@ fn flight_client(channel: MeshChannel) -> FlightServiceClient<MeshChannel> {
 
 /// An answer that breaks the contract; logged here, since a remote fault is passed on as it is.
 pub(super) fn malformed(error: impl std::fmt::Display) -> RemoteError {
-    tracing::error!(%error, "upstream answered a malformed message");
-    RemoteError::from_status(&Status::internal(format!("upstream answered a malformed message: {error}")))
+    RemoteError::from_status(&malformed_status(error))
 }
 
-/// Only a status is upstream's word to the caller; anything else is an answer that cannot be read.
-fn fault_of(error: FlightError) -> RemoteError {
+fn malformed_status(error: impl std::fmt::Display) -> Status {
+    tracing::error!(%error, "upstream answered a malformed message");
+    Status::internal(format!("upstream answered a malformed message: {error}"))
+}
+
+/// The status of a Flight error in what an upstream answered: its own word to the caller, INTERNAL for what cannot be read.
+/// What a caller sent is judged by [`status_of`](crate::flight::status_of).
+pub fn status_of_answer(error: FlightError) -> Status {
     match error {
-        FlightError::Tonic(status) => RemoteError::from_status(&status),
-        error => malformed(error),
+        FlightError::Tonic(status) => *status,
+        error => malformed_status(error),
     }
+}
+
+fn fault_of(error: FlightError) -> RemoteError {
+    RemoteError::from_status(&status_of_answer(error))
 }
 
 async fn get(
@@ -261,9 +270,9 @@ mod tests {
             FlightError::Arrow(arrow_schema::ArrowError::IpcError("no batch".to_owned())),
         ];
         for error in damaged {
-            assert_eq!(fault_of(error).code, Code::Internal);
+            assert_eq!(status_of_answer(error).code(), Code::Internal);
         }
         let told = FlightError::Tonic(Box::new(Status::not_found("instrument 'US|X' is not known")));
-        assert_eq!(fault_of(told).code, Code::NotFound);
+        assert_eq!(status_of_answer(told).code(), Code::NotFound);
     }
 }
