@@ -19,6 +19,7 @@ mod profile;
 mod sniff;
 mod stamp;
 mod text;
+mod thrift;
 mod ticks;
 mod width;
 mod zip;

@@ -1,17 +1,30 @@
 //! Parquet candles: columns key or instrument_key (optional), timestamp, open, high, low, close, volume, open_interest (optional).
 
+use std::io::{Chain, Cursor, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, TimestampMillisecondArray};
 use arrow_schema::{ArrowError, DataType, Field, Schema};
+use bytes::Bytes;
 use market::{Candle, InstrumentKey, Millis};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::file::reader::ChunkReader;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::reader::{ChunkReader, Length};
 
 use crate::chunker::{Chunker, Flow, Row, Stop};
 use crate::stamp::{self, Stamp, When};
+use crate::thrift::{self, Malformed};
 use crate::{CANDLE_HEADER, CHUNK_ROWS, FileSpec, Format, InputError, Stamps, display};
+
+/// Length and magic at the end of a file.
+const TAIL_BYTES: u64 = 8;
+/// Bytes read of a page before its header is checked; more where the header is longer.
+const PAGE_HEADER_BYTES: usize = 1024;
+/// Longest header of a page, statistics included: as Arrow's C++ reader has it.
+const MAX_PAGE_HEADER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Accepted names of columns that vendors name differently, ours first.
 const NAMES: [(&str, &[&str]); 3] = [
@@ -30,15 +43,18 @@ pub(crate) fn read(
         let reason = format!("is Parquet, which {} files are not: pass --format candles or upstox", spec.format);
         return Err(InputError::Unreadable { file, reason }.into());
     }
-    let unreadable = |error: parquet::errors::ParquetError| InputError::Unreadable {
+    let unreadable = |error: ParquetError| InputError::Unreadable {
         file: file.clone(),
         reason: format!("is truncated or damaged Parquet ({error}): fetch it again"),
     };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(opened).map_err(unreadable)?;
-    let reader = builder.with_batch_size(CHUNK_ROWS).build().map_err(unreadable)?;
+    check_footer(&opened).map_err(unreadable)?;
+    let metadata = guarded(|| ArrowReaderMetadata::load(&opened, ArrowReaderOptions::new())).map_err(unreadable)?;
+    check_places(metadata.metadata(), opened.len()).map_err(unreadable)?;
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(CheckedPages(opened), metadata);
+    let mut reader = guarded(|| builder.with_batch_size(CHUNK_ROWS).build()).map_err(unreadable)?;
     chunker.stamps = spec.stamps.unwrap_or(Stamps::Open);
     let mut table = Table { spec, file: file.clone(), line: 0, upstox: spec.format == Format::Upstox };
-    for batch in reader {
+    while let Some(batch) = guarded(|| reader.next().transpose().map_err(ParquetError::from)).transpose() {
         let outcome = match batch {
             Ok(batch) => table.rows(&batch, chunker),
             Err(error) => {
@@ -54,6 +70,78 @@ pub(crate) fn read(
         }
     }
     Ok(if table.upstox { Format::Upstox } else { Format::Candles })
+}
+
+/// What the parquet crate makes of a file. It panics on some of what damage does to encoded values, and that is an error of the file.
+/// Nothing that a panic may have left half done is used again: reading ends with an error.
+fn guarded<T>(read: impl FnOnce() -> ParquetResult<T>) -> ParquetResult<T> {
+    let damaged = |_| Err(ParquetError::General("its values do not decode".to_owned()));
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(damaged)
+}
+
+/// Looks over the footer. What is no footer at all is left to the parquet crate, which says so.
+fn check_footer(opened: &impl ChunkReader) -> ParquetResult<()> {
+    let Some(before_tail) = opened.len().checked_sub(TAIL_BYTES) else { return Ok(()) };
+    let tail = opened.get_bytes(before_tail, TAIL_BYTES as usize)?;
+    let Some((length, b"PAR1")) = tail.split_first_chunk::<4>() else { return Ok(()) };
+    let length = u32::from_le_bytes(*length);
+    let Some(start) = before_tail.checked_sub(u64::from(length)) else { return Ok(()) };
+    thrift::check_footer(&opened.get_bytes(start, length as usize)?).map_err(malformed)
+}
+
+/// Looks over where columns are said to lie and how long they are: the parquet crate panics on what is negative.
+fn check_places(metadata: &ParquetMetaData, file_bytes: u64) -> ParquetResult<()> {
+    let groups = metadata.row_groups();
+    for column in groups.iter().flat_map(|group| group.columns()) {
+        let first = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+        let sizes = [column.data_page_offset(), column.uncompressed_size(), column.num_values()];
+        let end = first.checked_add(column.compressed_size()).filter(|end| first >= 0 && *end >= first);
+        let is_inside = end.and_then(|end| u64::try_from(end).ok()).is_some_and(|end| end <= file_bytes);
+        if !is_inside || sizes.iter().any(|size| *size < 0) {
+            let path = column.column_path();
+            return Err(ParquetError::General(format!("column '{path}' lies outside the file by its metadata")));
+        }
+    }
+    match groups.iter().all(|group| group.num_rows() >= 0) {
+        true => Ok(()),
+        false => Err(ParquetError::General("a row group has a negative number of rows by the metadata".to_owned())),
+    }
+}
+
+fn malformed(reason: Malformed) -> ParquetError {
+    ParquetError::General(reason.to_string())
+}
+
+/// A file whose page headers are looked over before they are read.
+struct CheckedPages<R>(R);
+
+impl<R: Length> Length for CheckedPages<R> {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
+    type T = Chain<Cursor<Vec<u8>>, R::T>;
+
+    /// The parquet crate reads a page so, header first; the metadata is read already.
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        let mut page = self.0.get_read(start)?;
+        let mut head = Vec::new();
+        loop {
+            let wanted = head.len().max(PAGE_HEADER_BYTES);
+            let read = page.by_ref().take(wanted as u64).read_to_end(&mut head)?;
+            match thrift::check_page_header(&head) {
+                Ok(()) => return Ok(Cursor::new(head).chain(page)),
+                Err(Malformed::Ended) if read == wanted && head.len() < MAX_PAGE_HEADER_BYTES => {}
+                Err(reason) => return Err(malformed(reason)),
+            }
+        }
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        self.0.get_bytes(start, length)
+    }
 }
 
 struct Table<'a> {

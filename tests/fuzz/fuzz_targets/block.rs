@@ -1,6 +1,14 @@
 //! The store's blocks: any bytes decode or are refused, any candles come back to the bit, and a damaged block does no harm.
 #![no_main]
 
+#[allow(dead_code, unused_imports, unreachable_pub)]
+#[path = "../../../libs/store/src/block/mod.rs"]
+mod block;
+#[allow(dead_code)]
+#[path = "../../../libs/store/src/error.rs"]
+mod error;
+
+use error::{Error, Result};
 use market::Frame;
 
 /// A frame out of bytes: three to choose its shape, then what there is of each column.
@@ -43,8 +51,8 @@ fn bits(frame: &Frame) -> Vec<u64> {
 }
 
 fn encoded_and_back(frame: &Frame) -> Option<Vec<u8>> {
-    let payload = store::encode_block(frame).ok()?;
-    let back = store::decode_block(&payload).expect("what was encoded decodes");
+    let payload = block::encode_block(frame).ok()?;
+    let back = block::decode_block(&payload).expect("what was encoded decodes");
     assert_eq!(bits(frame), bits(&back));
     Some(payload)
 }
@@ -53,7 +61,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((mode, data)) = data.split_first() else { return };
     match mode % 3 {
         0 => {
-            if let Ok(frame) = store::decode_block(data) {
+            if let Ok(frame) = block::decode_block(data) {
                 encoded_and_back(&frame);
             }
         }
@@ -67,7 +75,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
                 let at = usize::from(u16::from_le_bytes([pair[0], pair[1]])) % payload.len();
                 payload[at] ^= pair[2];
             }
-            if let Ok(frame) = store::decode_block(&payload) {
+            if let Ok(frame) = block::decode_block(&payload) {
                 encoded_and_back(&frame);
             }
         }

@@ -22,13 +22,20 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::program;
 
-/// Bits of a candle's values; `None` for an absent open interest.
-type Bits = [Option<u64>; 6];
+/// Bits of a candle's open, high, low, close, volume and open interest; `None` for an absent open interest.
+pub(crate) type Bits = [Option<u64>; 6];
 /// Candles by instrument and open time.
 type Rows = BTreeMap<(String, i64), Bits>;
 
 /// Adds the rows of a Parquet file, later ones over earlier ones. Returns how many there are.
-fn read_parquet(path: &Path, key: Option<&str>, rows: &mut Rows) -> Result<u64> {
+fn add_parquet(path: &Path, key: Option<&str>, rows: &mut Rows) -> Result<u64> {
+    read_parquet(path, key, |key, open_time, bits| {
+        rows.insert((key.to_owned(), open_time), bits);
+    })
+}
+
+/// Hands over key, open time and values of each row of a Parquet file. Returns how many there are.
+pub(crate) fn read_parquet(path: &Path, key: Option<&str>, mut row: impl FnMut(&str, i64, Bits)) -> Result<u64> {
     let mut count = 0;
     for batch in ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?.build()? {
         let batch = batch?;
@@ -39,10 +46,10 @@ fn read_parquet(path: &Path, key: Option<&str>, rows: &mut Rows) -> Result<u64> 
         let names = ["open", "high", "low", "close", "volume", "open_interest"];
         let values = names.map(|name| column(name).map(|column| column.as_primitive::<Float64Type>()));
         let values: Vec<_> = values.into_iter().collect::<Result<_>>()?;
-        for row in 0..batch.num_rows() {
-            let key = keys.as_ref().map_or(key, |keys| Some(&keys[row])).context("no key")?;
-            let bits = std::array::from_fn(|at| values[at].is_valid(row).then(|| values[at].value(row).to_bits()));
-            rows.insert((key.to_owned(), times.value(row)), bits);
+        for index in 0..batch.num_rows() {
+            let key = keys.as_ref().map_or(key, |keys| Some(&keys[index])).context("no key")?;
+            let bits = std::array::from_fn(|at| values[at].is_valid(index).then(|| values[at].value(index).to_bits()));
+            row(key, times.value(index), bits);
         }
     }
     Ok(count)
@@ -87,13 +94,13 @@ async fn every_minute_of_real_data_comes_out_as_it_went_in() -> Result<()> {
     let spec = FileSpec { timeframe: Some(Timeframe::M1), ..FileSpec::new(&source) };
     let loaded = load_all(&connection, &[spec]).await?;
     let mut sent = Rows::new();
-    read_parquet(&source, None, &mut sent)?;
+    add_parquet(&source, None, &mut sent)?;
 
     let out = mesh.folder().join("out");
     let report = exported(&connection, &out, |_| {}).await?;
     let mut held = Rows::new();
     for file in &report.files {
-        let count = read_parquet(&file.file, Some(&file.key), &mut held)?;
+        let count = add_parquet(&file.file, Some(&file.key), &mut held)?;
         ensure!(count == file.rows, "{count} rows in {file:?}");
     }
     ensure!(held.len() as u64 == loaded.stored, "{} candles exported of {}", held.len(), loaded.stored);
@@ -150,7 +157,7 @@ fn contents(path: &Path, format: Format) -> Result<Vec<u8>> {
     match format {
         Format::Parquet => {
             let mut rows = Rows::new();
-            read_parquet(path, Some(""), &mut rows)?;
+            add_parquet(path, Some(""), &mut rows)?;
             text = format!("{rows:?}").into_bytes();
         }
         Format::CsvGz => {

@@ -9,7 +9,7 @@ use arrow_array::{
 use formats::{BadRow, FileSpec};
 use market::{Timeframe, format_millis};
 
-use crate::data::Collected;
+use crate::data::{Collected, read_whole};
 
 fn packed(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
     let batch = RecordBatch::try_from_iter(columns).unwrap();
@@ -157,5 +157,69 @@ fn stamps_centuries_away_are_refused_and_say_nothing_of_the_timeframe() {
         assert_eq!(bad, [(1, true), (3, true)]);
         // Nothing else in the file is no error either: each row says why.
         assert_eq!(stamped(stamps(1), None, zone).bad.len(), 1);
+    }
+}
+
+/// Footers and page headers as the writers of others make them pass the look over them.
+#[test]
+fn files_of_other_writers_are_read() {
+    for name in ["pyarrow_v1", "pyarrow_v2", "duckdb", "polars"] {
+        let path = format!("{}/tests/files/{name}.parquet", env!("CARGO_MANIFEST_DIR"));
+        let (read, detected) = read_whole(&FileSpec::new(&path));
+        assert_eq!((detected.timeframe, &read.bad[..]), (Some(Timeframe::M1), &[][..]), "{name}");
+        let rows = read.rows();
+        assert_eq!(opens(&read), ["2020-01-02T14:30:00Z", "2020-01-02T14:31:00Z", "2020-01-02T14:32:00Z"], "{name}");
+        let closes: Vec<_> = rows.iter().map(|row| (row.low, row.close, row.volume, row.open_interest)).collect();
+        assert_eq!(
+            closes,
+            [(0.5, 1.5, 10.0, None), (1.0, 2.0, 20.0, Some(5.0)), (1.0, 1.125, 0.0, Some(6.0))],
+            "{name}"
+        );
+        // The same bytes from memory, and each file cut short: an error and no panic.
+        let bytes = std::fs::read(&path).unwrap();
+        let mut collected = Collected::default();
+        formats::read_bytes(&bytes, &FileSpec::new(&path), &mut collected).unwrap();
+        assert_eq!(collected.rows(), rows);
+        for kept in (4..bytes.len()).step_by(7) {
+            assert!(formats::read_bytes(&bytes[..kept], &FileSpec::new(&path), &mut collected).is_err());
+        }
+    }
+}
+
+/// A footer of 31 bytes that fuzzing found: one of its fields is a list that claims two billion booleans, which took 14 seconds.
+#[test]
+fn a_list_of_billions_in_a_footer_is_refused_at_once() {
+    let bytes = b"PAR1\xc1\xc1\x2c\xc1\x05\x02\x09\xc1\xc1\xc1\xc1\xc1\x08\xc1\x8c\x8c\x8c\x8c\x8c\x2a\x8c\x8c\x8c\x00\
+        \x29\x8c\x8c\x8c\x00\x00\x00\x55\x8c\x8c\x8c\x23\x8c\x8c\x8c\x8c\x8c\x8c\x8c\x4b\x8c\x8c\x8c\x8c\x04\x11\xc1\xc1\
+        \xc1\x00\xc1\xc1\xc1\xc1\xc1\x04\x11\x00\x1f\x00\x00\x00PAR1";
+    let asked = std::time::Instant::now();
+    let error = formats::read_bytes(bytes, &FileSpec::new("a.parquet"), &mut Collected::default()).unwrap_err();
+    assert!(error.to_string().contains("damaged Parquet"), "{error}");
+    assert!(asked.elapsed() < std::time::Duration::from_secs(2), "{:?}", asked.elapsed());
+}
+
+/// The same claim in the header of a page, put where the header of the first page was.
+#[test]
+fn a_list_of_billions_in_a_page_header_is_refused_at_once() {
+    for kind in [0xf1, 0xf2, 0xf7, 0xfd] {
+        let mut bytes = packed(vec![("open", Arc::new(Float32Array::from(vec![1.5; 100])) as ArrayRef)]);
+        bytes[4..11].copy_from_slice(&[0xf9, kind, 0xff, 0xff, 0xff, 0xff, 0x07]);
+        let asked = std::time::Instant::now();
+        let error = formats::read_bytes(&bytes, &FileSpec::new("a.parquet"), &mut Collected::default()).unwrap_err();
+        assert!(
+            error.to_string().contains("damaged Parquet (") && error.to_string().contains("the metadata"),
+            "{error}"
+        );
+        assert!(asked.elapsed() < std::time::Duration::from_secs(2), "{:?}", asked.elapsed());
+    }
+}
+
+/// Two files that fuzzing made of one by polars, on which the parquet crate panics: an offset below zero, and levels that are too short.
+#[test]
+fn what_makes_the_parquet_crate_panic_is_an_error_of_the_file() {
+    for (name, reason) in [("damaged_offset", "lies outside the file"), ("damaged_values", "do not decode")] {
+        let path = format!("{}/tests/files/{name}.parquet", env!("CARGO_MANIFEST_DIR"));
+        let error = formats::read(&FileSpec::new(&path), &mut Collected::default()).unwrap_err().to_string();
+        assert!(error.contains("damaged Parquet (") && error.contains(reason), "{error}");
     }
 }

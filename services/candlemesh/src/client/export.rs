@@ -18,7 +18,8 @@ use arrow_flight::{Criteria, FlightDescriptor, FlightEndpoint};
 use futures::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use market::{InstrumentKey, TimeRange, Timeframe};
-use mesh::flight::{ListCriteria, status_of};
+use mesh::flight::ListCriteria;
+use mesh::source::status_of_answer;
 use prost::Message;
 use proto::convert::wire_range;
 use proto::ingestion::GetCoverageRequest;
@@ -308,7 +309,7 @@ impl Exporter<'_> {
     }
 
     async fn next(&self, batches: &mut FlightRecordBatchStream) -> Result<Option<RecordBatch>> {
-        batches.try_next().await.map_err(|error| self.connection.explain(status_of(error)))
+        batches.try_next().await.map_err(|error| self.connection.explain(status_of_answer(error)))
     }
 }
 

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use futures::{Stream, StreamExt, TryStreamExt};
 use http::{HeaderMap, HeaderValue, header};
 use mesh::MAX_MESSAGE_BYTES;
-use mesh::flight::status_of;
+use mesh::source::status_of_answer;
 use prost::Message;
 use proto::wire::{FrameTicket, frame_ticket::Frame};
 use tonic::Status;
@@ -38,7 +38,8 @@ pub(super) async fn stream(call: Call, role: Role, frame: Frame) -> Result<Respo
     let data = response.into_inner().map_err(|status| FlightError::Tonic(Box::new(status)));
     let mut batches = FlightRecordBatchStream::new_from_flight_data(data);
     // The schema is known after the first batch, or after the end of a frame without any.
-    let first = batches.next().await.transpose().map_err(|error| Problem::upstream(upstream, &status_of(error)))?;
+    let first =
+        batches.next().await.transpose().map_err(|error| Problem::upstream(upstream, &status_of_answer(error)))?;
     let schema =
         batches.schema().cloned().ok_or_else(|| Problem::status(&Status::internal("frame without a schema")))?;
     let writer = StreamWriter::try_new(Vec::new(), &schema)

@@ -12,11 +12,12 @@ use formats::{Chunk, FileSpec};
 use futures::TryStreamExt;
 use indicatif::ProgressBar;
 use market::{Calendar, Candle, InstrumentKey, Millis, TimeRange, Timeframe, format_millis};
+use mesh::source::status_of_answer;
 use prost::Message;
 use proto::ingestion::GetInstrumentRequest;
 use proto::ingestion::ingestion_service_client::IngestionServiceClient;
 use proto::wire::{FrameTicket, StoredCandlesTicket, frame_ticket};
-use tonic::{Code, Status};
+use tonic::Code;
 
 use super::reading::{Event, reading};
 use super::report::FileReport;
@@ -140,7 +141,9 @@ impl DryRun<'_> {
         let data = answer.map_err(|status| FlightError::Tonic(Box::new(status)));
         let mut batches = FlightRecordBatchStream::new_from_flight_data(data);
         let mut stored = HashMap::new();
-        while let Some(batch) = batches.try_next().await.map_err(|error| self.connection.explain(status(error)))? {
+        while let Some(batch) =
+            batches.try_next().await.map_err(|error| self.connection.explain(status_of_answer(error)))?
+        {
             for row in proto::arrow::frame(&batch)?.candles() {
                 if rows.contains_key(&row.open_time) {
                     stored.insert(row.open_time, bits(&row));
@@ -148,13 +151,6 @@ impl DryRun<'_> {
             }
         }
         Ok(stored)
-    }
-}
-
-fn status(error: FlightError) -> Status {
-    match error {
-        FlightError::Tonic(status) => *status,
-        other => Status::internal(other.to_string()),
     }
 }
 
