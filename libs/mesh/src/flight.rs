@@ -96,7 +96,7 @@ pub fn service<T: FrameServer>(frames: Arc<T>) -> FlightServer<T> {
     FlightServer(inner)
 }
 
-/// tonic's server of the protocol, but for the body of DoGet: see [`body`].
+/// tonic's server of the protocol, but for the body of DoGet, whose columns it sends without copying them.
 #[derive(Debug)]
 pub struct FlightServer<T>(FlightServiceServer<Adapter<T>>);
 
