@@ -116,9 +116,9 @@ pub(crate) struct PostgresStore {
     years: Years,
 }
 
-/// A connection that rested no longer is taken to be alive: asking it would double the round trips of every read. Should it be dead
-/// all the same, the statement fails as it would if the connection died a moment later: UNAVAILABLE, to be tried again.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// A connection that rested no longer is taken to be alive: asking it first would double the round trips of everything that makes several
+/// statements. Shorter than any restart of a server takes, so that the first statement after one still finds its connection dead.
+const TRUSTED_IDLE: Duration = Duration::from_millis(50);
 
 impl PostgresStore {
     pub(crate) async fn open(url: &str, options: &StoreOptions) -> Result<Self> {
