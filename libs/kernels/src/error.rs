@@ -15,6 +15,10 @@ pub enum Error {
     #[error("{request:?} has {found} parameters, {accepted}")]
     ParameterCount { request: String, found: usize, accepted: String },
 
+    /// Bytes that are not the saved state of this indicator.
+    #[error("saved state of {spec:?} cannot be read")]
+    State { spec: String },
+
     /// Columns of one input differ in length.
     #[error("column {column} has {found} rows, expected {expected}")]
     UnequalLengths { column: &'static str, found: usize, expected: usize },

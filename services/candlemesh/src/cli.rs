@@ -61,6 +61,8 @@ enum Command {
         #[command(subcommand)]
         command: client::actions::ActionsCommand,
     },
+    /// Whether indicators use the future, or depend on how much history is loaded.
+    Audit(client::audit::AuditArgs),
     /// Technical indicators.
     Indicators(client::query::IndicatorsArgs),
     /// Sequences of strong moves, their metrics and patterns.
@@ -152,6 +154,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Actions { command } => done(client::actions::run(connection, command).await),
         Command::Watch(args) => done(client::watch::run(connection, args).await),
         Command::Replay(args) => done(client::replay::run(connection, args).await),
+        Command::Audit(args) => done(client::audit::run(connection, args).await),
         Command::Indicators(args) => done(client::query::run_indicators(connection, args).await),
         Command::Sequences(args) => done(client::query::run_sequences(connection, args).await),
         Command::Screen(args) => done(client::query::run_screen(connection, args).await),

@@ -125,7 +125,7 @@ fn role_of(package: &str) -> Option<Role> {
 
 /// Reading verbs are listed, so that a verb nobody thought of asks for more, not for less.
 fn access(service: &str, method: &str) -> Access {
-    const READS: [&str; 8] = ["Get", "List", "Batch", "Compute", "Analyze", "Run", "Watch", "Explain"];
+    const READS: [&str; 9] = ["Get", "List", "Batch", "Compute", "Audit", "Analyze", "Run", "Watch", "Explain"];
     let reads = READS.iter().any(|verb| method.starts_with(verb));
     match service {
         "candlemesh.gateway.v1.FlagService" => Access::Admin,

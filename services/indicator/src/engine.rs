@@ -1,5 +1,6 @@
 //! What the service does, the same for both engines: pins the data revision, takes the history, cuts to the range.
 
+mod audit;
 mod v1;
 mod v2;
 
@@ -18,6 +19,7 @@ use tonic::Code;
 
 use crate::query::Query;
 use crate::{Config, Ports};
+pub(crate) use audit::Audited;
 use v1::V1;
 use v2::V2;
 
@@ -128,6 +130,8 @@ pub(crate) struct Answer {
     pub(crate) timeframe: Timeframe,
     pub(crate) revision: u64,
     pub(crate) table: Table,
+    /// Candles from the instrument's first to the last of the answer.
+    pub(crate) used: u64,
     pub(crate) source: Source,
     /// Time spent computing; zero when it came from a cache.
     pub(crate) compute: Duration,
@@ -136,6 +140,8 @@ pub(crate) struct Answer {
 /// Columns aligned with their open times, NaN where undefined.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Table {
+    /// Candles of the history before the first of the table.
+    pub(crate) before: u64,
     pub(crate) open_time: Vec<Millis>,
     pub(crate) columns: Vec<Column>,
 }
@@ -246,14 +252,15 @@ fn pinned_revision(query: &Query, current: u64) -> Result<u64, Error> {
 impl Pinned<'_> {
     fn answer(&self, table: Table, source: Source, compute: Duration) -> Answer {
         let Query { key, timeframe, .. } = self.query;
-        Answer { key: key.clone(), timeframe: *timeframe, revision: self.revision, table, source, compute }
+        let used = table.before + table.open_time.len() as u64;
+        Answer { key: key.clone(), timeframe: *timeframe, revision: self.revision, table, used, source, compute }
     }
 }
 
 impl Table {
     fn empty(query: &Query) -> Table {
         let columns = query.columns().into_iter().map(|name| Column { name, values: Vec::new() });
-        Table { open_time: Vec::new(), columns: columns.collect() }
+        Table { before: 0, open_time: Vec::new(), columns: columns.collect() }
     }
 }
 
@@ -296,17 +303,22 @@ where
 {
     let started = Instant::now();
     let frame = &history.frame;
-    let day: Vec<i32> = history.trading_date.iter().map(|date| proto::arrow::date32(*date)).collect();
+    let day = days(&history);
     let inputs = Inputs::new(frame.open(), frame.high(), frame.low(), frame.close(), frame.volume(), &day)?;
     let mut columns = kernel(&inputs)?;
     let rows = frame.rows_between(range.start(), range.end());
     let computed = frame.len() * columns.len();
     columns.iter_mut().for_each(|column| cut(&mut column.values, &rows));
-    let table = Table { open_time: frame.open_time()[rows].to_vec(), columns };
+    let table = Table { before: rows.start as u64, open_time: frame.open_time()[rows].to_vec(), columns };
     let took = started.elapsed();
     metrics::histogram!(COMPUTE_SECONDS, "engine" => engine.as_str()).record(took.as_secs_f64());
     metrics::counter!(COMPUTED_VALUES, "engine" => engine.as_str()).increment(computed as u64);
     Ok((table, took))
+}
+
+/// A number per row that changes with the trading date.
+fn days(history: &BucketFrame) -> Vec<i32> {
+    history.trading_date.iter().map(|date| proto::arrow::date32(*date)).collect()
 }
 
 fn cut(values: &mut Vec<f64>, rows: &Range<usize>) {

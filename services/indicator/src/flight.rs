@@ -76,7 +76,7 @@ fn schema_of(query: &Query, revision: u64) -> SchemaRef {
 /// Batches made one at a time as they are read. Each copies its rows: slices of one large array would be counted whole by the encoder
 /// and split into tiny messages.
 fn batches(schema: SchemaRef, answer: Answer) -> impl Iterator<Item = Result<RecordBatch, Status>> {
-    let Table { open_time, columns } = answer.table;
+    let Table { open_time, columns, .. } = answer.table;
     (0..open_time.len()).step_by(BATCH_ROWS).map(move |start| {
         let rows = start..open_time.len().min(start + BATCH_ROWS);
         let part = |column: &Column| column.values[rows.clone()].to_vec();

@@ -4,26 +4,26 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use kernels::indicator::{Info, Parameter, catalogue};
+use kernels::indicator::{Difference, Info, Parameter, Spec, Verdict, catalogue};
 use mesh::cache::{Cache, Source};
 use mesh::context::{RequestContext, resume};
 use mesh::engine::{Engines, answered_by};
 use mesh::{Drain, MAX_MESSAGE_BYTES, RemoteError, to_status};
 use prost::Message;
-use proto::convert::wire_column;
+use proto::convert::{self, wire_column};
 use proto::indicator::batch_compute_indicators_response::Outcome;
 use proto::indicator::indicator_service_server::IndicatorService;
 use proto::indicator::{
-    BatchComputeIndicatorsRequest, BatchComputeIndicatorsResponse, ComputeIndicatorsRequest, ComputeIndicatorsResponse,
-    GetCacheStatisticsRequest, GetCacheStatisticsResponse, IndicatorInfo, ListIndicatorsRequest,
-    ListIndicatorsResponse, ParameterInfo,
+    AuditDifference, AuditIndicatorsRequest, AuditIndicatorsResponse, AuditedColumn, BatchComputeIndicatorsRequest,
+    BatchComputeIndicatorsResponse, ComputeIndicatorsRequest, ComputeIndicatorsResponse, GetCacheStatisticsRequest,
+    GetCacheStatisticsResponse, IndicatorInfo, ListIndicatorsRequest, ListIndicatorsResponse, ParameterInfo, WarmUp,
 };
 use proto::wire::ItemError;
 use rollout::{Engine, Subject};
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use crate::engine::{Answer, Error, Indicators};
+use crate::engine::{Answer, Audited, Error, Indicators};
 use crate::query::{self, Query};
 
 /// Rows of one answer; a message holds no more of a few columns, and Flight carries the rest faster.
@@ -49,7 +49,7 @@ impl IndicatorService for Service {
     ) -> Result<Response<ComputeIndicatorsResponse>, Status> {
         let engine = self.engines.choose(Subject::Indicator, request.metadata())?;
         let query = Query::try_from(request.into_inner()).map_err(|error| to_status(&error))?;
-        let answer = self.indicators.compute(engine, &query).await.and_then(render);
+        let answer = self.indicators.compute(engine, &query).await.and_then(|answer| render(&query, answer));
         let mut response = Response::new(answer.map_err(|error| to_status(&error))?);
         answered_by(response.metadata_mut(), engine);
         Ok(response)
@@ -65,6 +65,18 @@ impl IndicatorService for Service {
         let revisions = self.indicators.revisions(&keys).await.map_err(|error| to_status(&error))?;
         let items = items(Arc::clone(&self.indicators), engine, queries, revisions, self.batch_concurrency);
         let mut response = Response::new(self.drain.clone().cut(items));
+        answered_by(response.metadata_mut(), engine);
+        Ok(response)
+    }
+
+    async fn audit_indicators(
+        &self,
+        request: Request<AuditIndicatorsRequest>,
+    ) -> Result<Response<AuditIndicatorsResponse>, Status> {
+        let engine = self.engines.choose(Subject::Indicator, request.metadata())?;
+        let query = Query::try_from(request.into_inner()).map_err(|error| to_status(&error))?;
+        let audited = self.indicators.audit(engine, &query).await.map_err(|error| to_status(&error))?;
+        let mut response = Response::new(render_audit(&query, &audited));
         answered_by(response.metadata_mut(), engine);
         Ok(response)
     }
@@ -106,7 +118,8 @@ fn items(
     let answer = move |(query, current): (Query, u64)| {
         let (indicators, context, span) = (Arc::clone(&indicators), context.clone(), span.clone());
         let answer = async move {
-            let outcome = match indicators.compute_at(engine, &query, current).await.and_then(render) {
+            let answer = indicators.compute_at(engine, &query, current).await;
+            let outcome = match answer.and_then(|answer| render(&query, answer)) {
                 Ok(answer) => Outcome::Answer(answer),
                 Err(error) => Outcome::Error(item_error(&error)),
             };
@@ -117,8 +130,32 @@ fn items(
     stream::iter(queries.into_iter().zip(revisions)).map(answer).buffer_unordered(concurrency).boxed()
 }
 
+fn render_audit(query: &Query, audited: &Audited) -> AuditIndicatorsResponse {
+    let time = |row: usize| audited.open_time.get(row).map(|at| convert::timestamp(*at));
+    let value = |value: f64| (!value.is_nan()).then_some(value);
+    let difference = |found: Difference| AuditDifference {
+        open_time: time(found.row),
+        cut: time(found.cut),
+        whole: value(found.whole),
+        part: value(found.part),
+    };
+    let column = |verdict: &Verdict| AuditedColumn {
+        name: verdict.column.clone(),
+        look_ahead: verdict.look_ahead.map(difference),
+        recursive: verdict.recursive.map(difference),
+        settled_after: verdict.settled_after.map(|rows| rows as u32),
+    };
+    AuditIndicatorsResponse {
+        instrument_key: query.key.to_string(),
+        timeframe: query.timeframe.to_string(),
+        revision: audited.revision,
+        candle_count: audited.open_time.len() as u32,
+        columns: audited.verdicts.iter().map(column).collect(),
+    }
+}
+
 /// Refuses what does not fit a message.
-fn render(answer: Answer) -> Result<ComputeIndicatorsResponse, Error> {
+fn render(query: &Query, answer: Answer) -> Result<ComputeIndicatorsResponse, Error> {
     let rows = answer.table.open_time.len();
     if rows > MAX_ROWS {
         return Err(Error::Limit { what: "rows of an answer", found: rows, limit: MAX_ROWS, way: BY_FLIGHT });
@@ -132,6 +169,7 @@ fn render(answer: Answer) -> Result<ComputeIndicatorsResponse, Error> {
         columns: columns.collect(),
         cached: answer.source != Source::Computed,
         compute_ms: answer.compute.as_secs_f64() * 1e3,
+        warm_ups: query.specs.iter().map(|spec| warm_up(spec, answer.used)).collect(),
     };
     // A batch wraps the answer in a few bytes more.
     let (found, limit) = (message.encoded_len(), MAX_MESSAGE_BYTES - 1024);
@@ -139,6 +177,14 @@ fn render(answer: Answer) -> Result<ComputeIndicatorsResponse, Error> {
         return Err(Error::Limit { what: "bytes of an answer", found, limit, way: BY_FLIGHT });
     }
     Ok(message)
+}
+
+fn warm_up(spec: &Spec, used: u64) -> WarmUp {
+    WarmUp {
+        indicator: spec.label().to_owned(),
+        candles_needed: u32::try_from(spec.lookback() + 1).unwrap_or(u32::MAX),
+        candles_used: used,
+    }
 }
 
 /// An item's error says what a status of its own would.
@@ -154,6 +200,7 @@ fn info(info: &Info) -> IndicatorInfo {
         default_value: parameter.default,
         min_value: parameter.min,
         max_value: parameter.max,
+        integer: parameter.is_integer,
     };
     IndicatorInfo {
         name: info.name.to_owned(),
@@ -163,5 +210,6 @@ fn info(info: &Info) -> IndicatorInfo {
         inputs: names(info.inputs).into_iter().filter(|name| name != "day").collect(),
         // A single output is the column itself and has no suffix.
         outputs: if info.outputs.len() > 1 { names(info.outputs) } else { Vec::new() },
+        lookback: info.default_lookback() as u32,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kernels::indicator::{D3_SET, Spec};
 use market::{InstrumentKey, TimeRange, Timeframe};
 use proto::convert::{self, FieldError};
-use proto::indicator::{BatchComputeIndicatorsRequest, ComputeIndicatorsRequest};
+use proto::indicator::{AuditIndicatorsRequest, BatchComputeIndicatorsRequest, ComputeIndicatorsRequest};
 use proto::wire::IndicatorsTicket;
 
 use crate::engine::Error;
@@ -45,6 +45,15 @@ impl TryFrom<ComputeIndicatorsRequest> for Query {
             specs: specs(&request.indicators)?,
             revision: request.revision,
         })
+    }
+}
+
+impl TryFrom<AuditIndicatorsRequest> for Query {
+    type Error = Error;
+
+    fn try_from(request: AuditIndicatorsRequest) -> Result<Self, Error> {
+        let AuditIndicatorsRequest { instrument_key, timeframe, range, indicators, revision } = request;
+        ComputeIndicatorsRequest { instrument_key, timeframe, range, indicators, revision }.try_into()
     }
 }
 

@@ -1,4 +1,12 @@
-//! Names, parameters and outputs of every indicator.
+//! Names, parameters and outputs of every indicator, and what computes each.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use super::families;
+use super::spec::MULTIPLIER_SCALE;
+use super::state::{self, AnyState, State, Values};
+use crate::Error;
 
 /// Largest period accepted, in candles: forty trading days of NSE minutes are 15 000, and no published rule looks further.
 pub const MAX_PERIOD: u32 = 10_000;
@@ -17,7 +25,7 @@ pub struct Parameter {
 }
 
 /// What a client may ask of one indicator.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 pub struct Info {
     pub name: &'static str,
     pub summary: &'static str,
@@ -26,114 +34,83 @@ pub struct Info {
     pub inputs: &'static [&'static str],
     /// Output names; a single output is named by the request itself.
     pub outputs: &'static [&'static str],
+    /// Leading rows that are always undefined.
+    pub(super) lookback: fn(&Values) -> usize,
+    /// What parameters must be to each other, beyond their ranges.
+    pub(super) check: fn(&Values) -> Result<(), Error>,
+    pub(super) start: fn(&Values) -> Box<dyn AnyState>,
+    pub(super) restore: fn(&[u8]) -> Option<Box<dyn AnyState>>,
 }
 
-const fn period(name: &'static str, default: u32, min: u32) -> Parameter {
+impl fmt::Debug for Info {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Info").field("name", &self.name).field("parameters", &self.parameters).finish_non_exhaustive()
+    }
+}
+
+/// An indicator of one output that reads the close, to be made more precise by the methods below.
+pub(super) const fn entry<T: State>(
+    name: &'static str,
+    summary: &'static str,
+    parameters: &'static [Parameter],
+    lookback: fn(&Values) -> usize,
+) -> Info {
+    Info {
+        name,
+        summary,
+        parameters,
+        inputs: CLOSE,
+        outputs: &["value"],
+        lookback,
+        check: |_| Ok(()),
+        start: state::start::<T>,
+        restore: state::restore::<T>,
+    }
+}
+
+impl Info {
+    /// Returns how many leading values are always undefined with the default parameters.
+    pub fn default_lookback(&self) -> usize {
+        let scale = |parameter: &Parameter| if parameter.is_integer { 1.0 } else { f64::from(MULTIPLIER_SCALE) };
+        let values: Vec<u32> =
+            self.parameters.iter().map(|parameter| (parameter.default * scale(parameter)).round() as u32).collect();
+        (self.lookback)(&Values::new(&values))
+    }
+
+    pub(super) const fn reads(self, inputs: &'static [&'static str]) -> Self {
+        Self { inputs, ..self }
+    }
+
+    pub(super) const fn gives(self, outputs: &'static [&'static str]) -> Self {
+        Self { outputs, ..self }
+    }
+
+    pub(super) const fn checks(self, check: fn(&Values) -> Result<(), Error>) -> Self {
+        Self { check, ..self }
+    }
+}
+
+/// A number of candles.
+pub(super) const fn period(name: &'static str, default: u32, min: u32) -> Parameter {
     Parameter { name, default: default as f64, min: min as f64, max: MAX_PERIOD as f64, is_integer: true }
 }
 
-const fn single(default: u32, min: u32) -> [Parameter; 1] {
+/// The only parameter, a number of candles.
+pub(super) const fn single(default: u32, min: u32) -> [Parameter; 1] {
     [period("period", default, min)]
 }
 
-const MULTIPLIER: Parameter =
-    Parameter { name: "multiplier", default: 2.0, min: 0.0001, max: 100.0, is_integer: false };
-const CLOSE: &[&str] = &["close"];
-const HIGH_LOW_CLOSE: &[&str] = &["high", "low", "close"];
+/// A number with up to four decimals.
+pub(super) const fn decimal(name: &'static str, default: f64, min: f64, max: f64) -> Parameter {
+    Parameter { name, default, min, max, is_integer: false }
+}
 
-static CATALOGUE: [Info; 13] = [
-    Info {
-        name: "sma",
-        summary: "simple moving average of the close",
-        parameters: &single(20, 1),
-        inputs: CLOSE,
-        outputs: &["value"],
-    },
-    Info {
-        name: "ema",
-        summary: "exponential moving average of the close, alpha 2/(period+1), seeded with the mean of the first period closes",
-        parameters: &single(20, 1),
-        inputs: CLOSE,
-        outputs: &["value"],
-    },
-    Info {
-        name: "rsi",
-        summary: "relative strength index by Wilder's smoothing, 0 to 100, 0 when nothing moved",
-        parameters: &single(14, 2),
-        inputs: CLOSE,
-        outputs: &["value"],
-    },
-    Info {
-        name: "atr",
-        summary: "average true range by Wilder's smoothing, seeded with the mean of the first period ranges",
-        parameters: &single(14, 1),
-        inputs: HIGH_LOW_CLOSE,
-        outputs: &["value"],
-    },
-    Info {
-        name: "bbands",
-        summary: "Bollinger bands: simple moving average of the close and multiplier population standard deviations around it",
-        parameters: &[period("period", 20, 2), MULTIPLIER],
-        inputs: CLOSE,
-        outputs: &["upper", "middle", "lower", "width", "width_normalized"],
-    },
-    Info {
-        name: "vwap",
-        summary: "volume-weighted average of the typical price since the trading day began, undefined until volume trades",
-        parameters: &[],
-        inputs: &["high", "low", "close", "volume", "day"],
-        outputs: &["value"],
-    },
-    Info {
-        name: "macd",
-        summary: "difference of two exponential averages of the close, its exponential average and what remains (TA-Lib's seeds)",
-        parameters: &[period("fast", 12, 2), period("slow", 26, 3), period("signal", 9, 1)],
-        inputs: CLOSE,
-        outputs: &["macd", "signal", "histogram"],
-    },
-    Info {
-        name: "adx",
-        summary: "average directional index by Wilder's smoothing, 0 to 100",
-        parameters: &single(14, 2),
-        inputs: HIGH_LOW_CLOSE,
-        outputs: &["value"],
-    },
-    Info {
-        name: "plus_di",
-        summary: "positive directional indicator by Wilder's smoothing, 0 to 100",
-        parameters: &single(14, 2),
-        inputs: HIGH_LOW_CLOSE,
-        outputs: &["value"],
-    },
-    Info {
-        name: "minus_di",
-        summary: "negative directional indicator by Wilder's smoothing, 0 to 100",
-        parameters: &single(14, 2),
-        inputs: HIGH_LOW_CLOSE,
-        outputs: &["value"],
-    },
-    Info {
-        name: "stoch",
-        summary: "slow stochastic: place of the close in the range of the window, smoothed twice by simple averages; 0 in a flat window",
-        parameters: &[period("window", 14, 1), period("k_smoothing", 3, 1), period("d_smoothing", 3, 1)],
-        inputs: HIGH_LOW_CLOSE,
-        outputs: &["k", "d"],
-    },
-    Info {
-        name: "obv",
-        summary: "on-balance volume: volume added when the close rises, subtracted when it falls, starting at the first volume",
-        parameters: &[],
-        inputs: &["close", "volume"],
-        outputs: &["value"],
-    },
-    Info {
-        name: "tr",
-        summary: "true range: the candle's range extended to the close before it",
-        parameters: &[],
-        inputs: HIGH_LOW_CLOSE,
-        outputs: &["value"],
-    },
-];
+pub(super) const CLOSE: &[&str] = &["close"];
+pub(super) const HIGH_LOW: &[&str] = &["high", "low"];
+pub(super) const HIGH_LOW_CLOSE: &[&str] = &["high", "low", "close"];
+pub(super) const HIGH_LOW_CLOSE_VOLUME: &[&str] = &["high", "low", "close", "volume"];
+
+static CATALOGUE: LazyLock<Vec<Info>> = LazyLock::new(|| families::ALL.concat());
 
 /// Lists every indicator with its parameters, inputs and outputs, in a fixed order.
 pub fn catalogue() -> &'static [Info] {

@@ -1,7 +1,7 @@
 //! Arithmetic on one row, shared by the fold and the columnar form so that both round alike.
 
 /// Below this a divisor counts as zero: TA-Lib's own threshold, part of its profile.
-const NEGLIGIBLE: f64 = 1e-14;
+pub(super) const NEGLIGIBLE: f64 = 1e-14;
 
 /// Wilder's true range: the candle's range extended to the close before it.
 #[inline]
@@ -49,7 +49,7 @@ pub(super) fn minus_movement(up: f64, down: f64) -> f64 {
 pub(super) fn relative_strength(gain: f64, loss: f64) -> f64 {
     let total = gain + loss;
     let ratio = 100.0 * (gain / total);
-    if total < NEGLIGIBLE { 0.0 } else { ratio }
+    if total == 0.0 { 0.0 } else { ratio }
 }
 
 /// Directional indicator; 0 when there was no range.

@@ -6,6 +6,7 @@
 
 use super::Inputs;
 use super::columns::{Scratch, dispersion_into, highest_into, lowest_into, mean_into};
+use super::fold::Machine;
 use super::formula;
 use super::lanes::{BLOCK, LaneSpec, Lanes, Source};
 use super::smooth::{DirectionMean, Shape, Smooth};
@@ -14,6 +15,8 @@ use super::spec::{Kind, Spec};
 /// Windows up to this many rows are computed block by block; beyond, in blocks of their own that are larger than the window, since
 /// each block starts with the rows of one window.
 const NARROW: usize = BLOCK / 4;
+/// Outputs an indicator may have, which a test checks.
+pub(super) const MOST_OUTPUTS: usize = 8;
 
 /// Computes all columns; lengths and counts are checked by the caller.
 pub(super) fn compute(specs: &[Spec], inputs: &Inputs<'_>, out: &mut [Vec<f64>]) {
@@ -32,6 +35,9 @@ pub(super) fn compute(specs: &[Spec], inputs: &Inputs<'_>, out: &mut [Vec<f64>])
         }
         for window in plan.windows.iter().filter(|window| window.span() <= NARROW) {
             window.compute(inputs, first, end, out, &mut scratch);
+        }
+        for rows in &mut plan.machines {
+            rows.compute(inputs, first, end, out);
         }
         for &column in &plan.true_ranges {
             true_range_into(inputs, first, end, &mut out[column][first..end]);
@@ -53,6 +59,26 @@ struct Plan {
     windows: Vec<Window>,
     /// Columns that are the true range itself.
     true_ranges: Vec<usize>,
+    machines: Vec<Rows>,
+}
+
+/// An indicator without a form of its own for columns: its state machine goes through the rows of each block.
+#[derive(Debug)]
+struct Rows {
+    machine: Machine,
+    column: usize,
+    outputs: usize,
+}
+
+impl Rows {
+    fn compute(&mut self, inputs: &Inputs<'_>, first: usize, end: usize, out: &mut [Vec<f64>]) {
+        let mut now = [f64::NAN; MOST_OUTPUTS];
+        let now = &mut now[..self.outputs];
+        for row in first..end {
+            self.machine.push(&inputs.row(row), now);
+            out[self.column..].iter_mut().zip(&*now).for_each(|(column, value)| column[row] = *value);
+        }
+    }
 }
 
 /// Turns lanes into output columns. Lanes are named by their place, columns by their index.
@@ -79,8 +105,12 @@ impl Plan {
         let mut plan = Self::default();
         let mut column = 0;
         for spec in specs {
-            plan.add(spec.kind(), column);
-            column += spec.outputs().len();
+            let outputs = spec.outputs().len();
+            match spec.kind() {
+                Some(kind) => plan.add(kind, column),
+                None => plan.machines.push(Rows { machine: Machine::new(spec), column, outputs }),
+            }
+            column += outputs;
         }
         plan
     }
@@ -89,7 +119,7 @@ impl Plan {
         match kind {
             Kind::Sma { period } => self.windows.push(Window::Sma { period, column }),
             Kind::Bands { period, multiplier } => {
-                self.windows.push(Window::Bands { period, multiplier: multiplier.value(), column });
+                self.windows.push(Window::Bands { period, multiplier, column });
             }
             Kind::Stochastic { window, k_smoothing, d_smoothing } => {
                 self.windows.push(Window::Stochastic { window, k_smoothing, d_smoothing, column });

@@ -7,16 +7,23 @@
 //! Shape: columns are as long as the inputs, aligned with them, NaN while undefined. Value i depends on rows 0..=i only, and not on how
 //! many rows follow. Days matter to VWAP alone; everything else runs on through the night.
 
+mod audit;
+mod blocks;
 mod catalogue;
 mod columns;
+mod deviation;
+mod families;
 mod fold;
 mod formula;
 mod fused;
 mod lanes;
+mod recent;
 mod smooth;
 mod spec;
+mod state;
 mod window;
 
+pub use audit::{Difference, Verdict, audit};
 pub use catalogue::{Info, MAX_PERIOD, Parameter, catalogue};
 pub use fold::{Machine, Row};
 pub use spec::{MAX_TEXT, Spec};
@@ -28,7 +35,7 @@ pub const D3_SET: [&str; 9] =
     ["sma:9", "bbands:20,2", "vwap", "ema:5", "ema:9", "ema:20", "ema:50", "atr:14", "rsi:14"];
 
 /// Part of cache keys: raised with every change that alters a value.
-pub const REVISION: u32 = 1;
+pub const REVISION: u32 = 2;
 
 /// Columns of candles, oldest first, of equal length.
 #[derive(Debug, Clone, Copy)]
@@ -84,15 +91,31 @@ impl<'a> Inputs<'a> {
         }
     }
 
+    /// Rows `begin..end`, which must be there.
+    fn slice(&self, begin: usize, end: usize) -> Inputs<'a> {
+        Inputs {
+            open: &self.open[begin..end],
+            high: &self.high[begin..end],
+            low: &self.low[begin..end],
+            close: &self.close[begin..end],
+            volume: &self.volume[begin..end],
+            day: &self.day[begin..end],
+        }
+    }
+
+    fn row(&self, index: usize) -> Row {
+        Row {
+            open: self.open[index],
+            high: self.high[index],
+            low: self.low[index],
+            close: self.close[index],
+            volume: self.volume[index],
+            day: self.day[index],
+        }
+    }
+
     fn rows(&self) -> impl Iterator<Item = Row> + '_ {
-        (0..self.len()).map(|i| Row {
-            open: self.open[i],
-            high: self.high[i],
-            low: self.low[i],
-            close: self.close[i],
-            volume: self.volume[i],
-            day: self.day[i],
-        })
+        (0..self.len()).map(|index| self.row(index))
     }
 }
 

@@ -1,7 +1,9 @@
 //! First-order recurrences: every average that remembers its own last value.
 
+use serde::{Deserialize, Serialize};
+
 /// A recurrence `y = carry * y + gain * x` and its seed: the sum of the first `count` inputs over `divisor`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Shape {
     pub(super) count: usize,
     pub(super) divisor: f64,
@@ -35,7 +37,7 @@ impl Shape {
 }
 
 /// State of one recurrence.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Smooth {
     pub(super) shape: Shape,
     pub(super) seen: usize,
@@ -64,7 +66,7 @@ impl Smooth {
 }
 
 /// Wilder mean of the directional index, which stands still on rows without direction (as TA-Lib; in the seed they count 0).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct DirectionMean {
     period: usize,
     seen: usize,

@@ -4,21 +4,22 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::catalogue::{Info, Parameter, catalogue, find};
+use super::state::{AnyState, Values};
 use crate::Error;
 
 /// Longest request text accepted, in bytes: three five-digit parameters and the longest name stay below forty.
 pub const MAX_TEXT: usize = 64;
 
-const MULTIPLIER_SCALE: u32 = 10_000;
+pub(super) const MULTIPLIER_SCALE: u32 = 10_000;
 
-/// What to compute, with every parameter in its range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The indicators that engine V2 computes over columns.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
     Sma { period: usize },
     Ema { period: usize },
     Rsi { period: usize },
     Atr { period: usize },
-    Bands { period: usize, multiplier: Multiplier },
+    Bands { period: usize, multiplier: f64 },
     Vwap,
     Macd { fast: usize, slow: usize, signal: usize },
     Adx { period: usize },
@@ -27,16 +28,6 @@ pub(super) enum Kind {
     Stochastic { window: usize, k_smoothing: usize, d_smoothing: usize },
     Obv,
     TrueRange,
-}
-
-/// A decimal in ten-thousandths, so that a spec can be a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Multiplier(u32);
-
-impl Multiplier {
-    pub(super) fn value(self) -> f64 {
-        f64::from(self.0) / f64::from(MULTIPLIER_SCALE)
-    }
 }
 
 /// A parsed indicator request such as `sma:9`, `bbands:20,2` or `vwap`.
@@ -51,11 +42,20 @@ impl Multiplier {
 /// assert!("sma:0".parse::<Spec>().is_err());
 /// # Ok::<(), kernels::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone)]
 pub struct Spec {
-    kind: Kind,
+    info: &'static Info,
+    values: Values,
     label: String,
 }
+
+impl PartialEq for Spec {
+    fn eq(&self, other: &Self) -> bool {
+        (self.info.name, self.values, &self.label) == (other.info.name, other.values, &other.label)
+    }
+}
+
+impl Eq for Spec {}
 
 impl Spec {
     /// Returns the request text, trimmed and lower-cased.
@@ -73,67 +73,60 @@ impl Spec {
 
     /// Returns how many leading values are always undefined. VWAP can stay undefined for longer, until volume trades.
     pub fn lookback(&self) -> usize {
-        match self.kind {
-            Kind::Sma { period } | Kind::Ema { period } | Kind::Bands { period, .. } => period - 1,
-            Kind::Rsi { period } | Kind::Atr { period } => period,
-            Kind::PlusDi { period } | Kind::MinusDi { period } => period,
-            Kind::Adx { period } => 2 * period - 1,
-            Kind::Macd { slow, signal, .. } => slow + signal - 2,
-            Kind::Stochastic { window, k_smoothing, d_smoothing } => window + k_smoothing + d_smoothing - 3,
-            Kind::Vwap | Kind::Obv => 0,
-            Kind::TrueRange => 1,
-        }
+        (self.info.lookback)(&self.values)
     }
 
     /// Returns the catalogue's output names, in column order.
     pub fn outputs(&self) -> &'static [&'static str] {
-        self.info().outputs
+        self.info.outputs
     }
 
     /// Returns the catalogue entry of the indicator.
     pub fn info(&self) -> &'static Info {
-        find(self.name()).expect("every kind is in the catalogue, which a test checks")
+        self.info
     }
 
-    pub(super) fn kind(&self) -> Kind {
-        self.kind
+    pub(super) fn start(&self) -> Box<dyn AnyState> {
+        (self.info.start)(&self.values)
     }
 
-    fn name(&self) -> &'static str {
-        match self.kind {
-            Kind::Sma { .. } => "sma",
-            Kind::Ema { .. } => "ema",
-            Kind::Rsi { .. } => "rsi",
-            Kind::Atr { .. } => "atr",
-            Kind::Bands { .. } => "bbands",
-            Kind::Vwap => "vwap",
-            Kind::Macd { .. } => "macd",
-            Kind::Adx { .. } => "adx",
-            Kind::PlusDi { .. } => "plus_di",
-            Kind::MinusDi { .. } => "minus_di",
-            Kind::Stochastic { .. } => "stoch",
-            Kind::Obv => "obv",
-            Kind::TrueRange => "tr",
-        }
+    pub(super) fn restore(&self, bytes: &[u8]) -> Option<Box<dyn AnyState>> {
+        (self.info.restore)(bytes)
+    }
+
+    /// How engine V2 computes it over columns; `None` where it takes the state machine, row by row.
+    pub(super) fn kind(&self) -> Option<Kind> {
+        let at = |index| self.values.period(index);
+        Some(match self.info.name {
+            "sma" => Kind::Sma { period: at(0) },
+            "ema" => Kind::Ema { period: at(0) },
+            "rsi" => Kind::Rsi { period: at(0) },
+            "atr" => Kind::Atr { period: at(0) },
+            "bbands" => Kind::Bands { period: at(0), multiplier: self.values.decimal(1) },
+            "vwap" => Kind::Vwap,
+            "macd" => Kind::Macd { fast: at(0), slow: at(1), signal: at(2) },
+            "adx" => Kind::Adx { period: at(0) },
+            "plus_di" => Kind::PlusDi { period: at(0) },
+            "minus_di" => Kind::MinusDi { period: at(0) },
+            "stoch" => Kind::Stochastic { window: at(0), k_smoothing: at(1), d_smoothing: at(2) },
+            "obv" => Kind::Obv,
+            "tr" => Kind::TrueRange,
+            _ => return None,
+        })
     }
 }
 
 impl fmt::Display for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())?;
-        match self.kind {
-            Kind::Sma { period }
-            | Kind::Ema { period }
-            | Kind::Rsi { period }
-            | Kind::Atr { period }
-            | Kind::Adx { period }
-            | Kind::PlusDi { period }
-            | Kind::MinusDi { period } => write!(f, ":{period}"),
-            Kind::Bands { period, multiplier } => write!(f, ":{period},{}", multiplier.value()),
-            Kind::Macd { fast, slow, signal } => write!(f, ":{fast},{slow},{signal}"),
-            Kind::Stochastic { window, k_smoothing, d_smoothing } => write!(f, ":{window},{k_smoothing},{d_smoothing}"),
-            Kind::Vwap | Kind::Obv | Kind::TrueRange => Ok(()),
+        f.write_str(self.info.name)?;
+        for (index, parameter) in self.info.parameters.iter().enumerate() {
+            f.write_str(if index == 0 { ":" } else { "," })?;
+            match parameter.is_integer {
+                true => write!(f, "{}", self.values.period(index))?,
+                false => write!(f, "{}", self.values.decimal(index))?,
+            }
         }
+        Ok(())
     }
 }
 
@@ -156,8 +149,9 @@ impl FromStr for Spec {
             let known: Vec<&str> = catalogue().iter().map(|info| info.name).collect();
             return Err(Error::UnknownIndicator { name: name.to_owned(), known: known.join(", ") });
         };
-        let kind = kind(info, &parameters(info, &label, written)?)?;
-        Ok(Self { kind, label })
+        let values = Values::new(&parameters(info, &label, written)?);
+        (info.check)(&values)?;
+        Ok(Self { info, values, label })
     }
 }
 
@@ -202,35 +196,8 @@ fn read(info: &Info, parameter: &Parameter, scale: u32, text: &str) -> Result<u3
     if value < parameter.min || value > parameter.max {
         return Err(refused());
     }
-    // Exact: at most 100.0000 in ten-thousandths, or a whole number of at most five digits.
+    // Exact: at most some hundreds in ten-thousandths, or a whole number of at most five digits.
     Ok((value * f64::from(scale)).round() as u32)
-}
-
-fn kind(info: &Info, values: &[u32]) -> Result<Kind, Error> {
-    let at = |index: usize| values[index] as usize;
-    Ok(match info.name {
-        "sma" => Kind::Sma { period: at(0) },
-        "ema" => Kind::Ema { period: at(0) },
-        "rsi" => Kind::Rsi { period: at(0) },
-        "atr" => Kind::Atr { period: at(0) },
-        "bbands" => Kind::Bands { period: at(0), multiplier: Multiplier(values[1]) },
-        "vwap" => Kind::Vwap,
-        "macd" if at(0) >= at(1) => {
-            return Err(Error::Parameter {
-                field: "macd fast".to_owned(),
-                value: at(0).to_string(),
-                accepted: format!("less than the slow period, {}", at(1)),
-            });
-        }
-        "macd" => Kind::Macd { fast: at(0), slow: at(1), signal: at(2) },
-        "adx" => Kind::Adx { period: at(0) },
-        "plus_di" => Kind::PlusDi { period: at(0) },
-        "minus_di" => Kind::MinusDi { period: at(0) },
-        "stoch" => Kind::Stochastic { window: at(0), k_smoothing: at(1), d_smoothing: at(2) },
-        "obv" => Kind::Obv,
-        "tr" => Kind::TrueRange,
-        name => unreachable!("{name} is in the catalogue without a kind, which a test excludes"),
-    })
 }
 
 #[cfg(test)]
@@ -245,8 +212,9 @@ mod tests {
     fn every_catalogue_entry_parses_to_itself_with_its_defaults() {
         for info in catalogue() {
             let spec = parse(info.name);
-            assert_eq!(spec.info(), info);
-            assert_eq!(parse(&spec.to_string()).kind(), spec.kind(), "{spec}");
+            assert_eq!(spec.info().name, info.name);
+            assert!(info.parameters.len() <= Values::MOST, "{spec}");
+            assert_eq!(parse(&spec.to_string()).values, spec.values, "{spec}");
         }
     }
 

@@ -69,6 +69,29 @@ fn every_indicator() -> Vec<Spec> {
         "stoch:1,1,1",
         "stoch:5,1,4",
         "stoch:200,30,2",
+        "wma:2",
+        "dema:2",
+        "tema:2",
+        "trima:2",
+        "trima:101",
+        "kama:2",
+        "kama:300",
+        "t3:2,0",
+        "t3:100,1",
+        "hma:2",
+        "hma:3",
+        "hma:97",
+        "vwma:1",
+        "vwma:200",
+        "linearreg:2",
+        "tsf:333",
+        "stddev:2,0.5",
+        "var:1",
+        "correl:1",
+        "correl:300",
+        "beta:1",
+        "beta:300",
+        "minmax:2",
     ]));
     specs
 }
@@ -142,6 +165,29 @@ fn values_depend_on_the_past_only() {
 }
 
 #[test]
+fn a_restored_state_goes_on_to_the_bit() {
+    let market = Market::random(11, 1300);
+    for spec in every_indicator() {
+        let outputs = spec.outputs().len();
+        assert!(outputs <= fused::MOST_OUTPUTS, "{spec}");
+        let (mut kept, mut out, mut again) = (Machine::new(&spec), vec![0.0; outputs], vec![0.0; outputs]);
+        let mut restored = kept.clone();
+        for (index, row) in market.all().rows().enumerate() {
+            // Often while the windows fill, then now and then.
+            if index < 60 || index % 97 == 0 {
+                restored = Machine::restore(&spec, &kept.save()).unwrap();
+                assert_eq!(restored.seen(), index as u64);
+            }
+            kept.push(&row, &mut out);
+            restored.push(&row, &mut again);
+            let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&out), bits(&again), "{spec} row {index}");
+        }
+        assert!(Machine::restore(&spec, &[1, 2, 3]).is_err(), "{spec}");
+    }
+}
+
+#[test]
 fn undefined_values_are_exactly_the_lookback() {
     let mut market = Market::random(4, 1500);
     market.columns[4].iter_mut().for_each(|volume| *volume += 1.0);
@@ -157,22 +203,27 @@ fn undefined_values_are_exactly_the_lookback() {
 
 #[test]
 fn every_parameter_alters_the_result() {
-    let market = Market::random(5, 400);
+    // Long enough for a run of new highs that is rare, and for the sixth day.
+    let market = Market::random(5, 2200);
     for info in catalogue() {
         for changed in 0..info.parameters.len() {
-            let text = |shift: f64| {
+            let text = |is_changed: bool| {
                 let values: Vec<String> = (info.parameters.iter().enumerate())
-                    .map(|(index, parameter)| {
-                        (parameter.default + if index == changed { shift } else { 0.0 }).to_string()
+                    .map(|(index, parameter)| match parameter.default {
+                        default if index != changed || !is_changed => default.to_string(),
+                        default if parameter.is_integer => (default + 1.0).to_string(),
+                        // Less, since what is seldom reached need not show when there is more of it.
+                        default => (default / 2.0).to_string(),
                     })
                     .collect();
                 format!("{}:{}", info.name, values.join(","))
             };
-            let last = |text: String| -> Vec<f64> {
+            // Many rows: the highest of 30 candles often is that of 31. As bits, since no NaN equals itself.
+            let last = |text: String| -> Vec<u64> {
                 let columns = compute_fused(&specs(&[&text]), &market.all()).unwrap();
-                columns.iter().map(|column| column.values[390]).collect()
+                columns.iter().flat_map(|column| &column.values[300..]).map(|value| value.to_bits()).collect()
             };
-            assert_ne!(last(text(0.0)), last(text(1.0)), "{} {}", info.name, info.parameters[changed].name);
+            assert_ne!(last(text(false)), last(text(true)), "{} {}", info.name, info.parameters[changed].name);
         }
     }
 }
@@ -210,11 +261,15 @@ fn scaled_prices_scale_the_averages_and_leave_the_oscillators() {
     let mut scaled = Market { columns: market.columns.clone(), day: market.day.clone() };
     // A power of two scales without rounding, so equality is exact.
     scaled.columns[..4].iter_mut().flatten().for_each(|price| *price *= 4.0);
-    let specs = specs(&["sma:9", "ema:9", "atr", "bbands", "vwap", "macd", "rsi", "adx", "plus_di", "stoch", "obv"]);
+    let scaling = "sma:9 ema:9 atr bbands vwap macd vwap_anchored:1 keltner donchian plus_dm minus_dm sar supertrend";
+    let fixed = "rsi adx plus_di stoch obv dx adxr natr bbands_percent mfi ad adosc";
+    let texts: Vec<&str> = scaling.split(' ').chain(fixed.split(' ')).collect();
+    let specs = specs(&texts);
     let (one, four) = (compute_fused(&specs, &market.all()).unwrap(), compute_fused(&specs, &scaled.all()).unwrap());
     for (one, four) in one.iter().zip(&four) {
-        let is_fixed = ["rsi", "adx", "plus_di", "stoch.k", "stoch.d", "obv", "bbands.width_normalized"];
-        let factor = if is_fixed.contains(&one.name.as_str()) { 1.0 } else { 4.0 };
+        let is_ratio = ["bbands.width_normalized", "supertrend.direction"].contains(&one.name.as_str());
+        let is_fixed = is_ratio || fixed.split(' ').any(|text| Some(text) == one.name.split('.').next());
+        let factor = if is_fixed { 1.0 } else { 4.0 };
         for (x, y) in one.values.iter().zip(&four.values) {
             assert!(x.is_nan() && y.is_nan() || x * factor == *y, "{} {x} {y}", one.name);
         }
@@ -224,9 +279,8 @@ fn scaled_prices_scale_the_averages_and_leave_the_oscillators() {
 #[test]
 fn oscillators_stay_within_their_bounds() {
     let market = Market::random(8, 5000);
-    for column in
-        compute_fused(&specs(&["rsi:2", "rsi", "adx", "plus_di", "minus_di", "stoch"]), &market.all()).unwrap()
-    {
+    let bounded = ["rsi:2", "rsi", "adx", "plus_di", "minus_di", "stoch", "dx", "adxr", "mfi", "mfi:2"];
+    for column in compute_fused(&specs(&bounded), &market.all()).unwrap() {
         let defined = column.values.iter().filter(|value| !value.is_nan());
         // Averages of numbers up to 100 may round past it.
         assert!(defined.clone().all(|value| (0.0..=100.0 + 1e-9).contains(value)), "{}", column.name);

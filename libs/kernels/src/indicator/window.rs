@@ -6,11 +6,13 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Dispersion of a block of rows around its own mean.
 ///
 /// `sum` is taken relative to the block's first row and `squares` around the block's mean, so no large numbers cancel: a relative error
 /// of a few 1e-16 times the square root of n at any price level, and exactly 0 for equal rows.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct Block {
     pub(super) sum: f64,
     pub(super) squares: f64,
@@ -70,7 +72,7 @@ impl Doubling {
 }
 
 /// Ring of the last values of one series.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Ring<T> {
     values: Vec<T>,
 }
@@ -91,7 +93,7 @@ impl<T: Copy + Default> Ring<T> {
 }
 
 /// Mean of the last `period` inputs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Mean {
     period: usize,
     row: usize,
@@ -129,7 +131,7 @@ impl Mean {
 }
 
 /// Mean and population variance of the last `period` inputs.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Dispersion {
     period: usize,
     row: usize,
@@ -187,7 +189,7 @@ fn levels(period: usize) -> usize {
 }
 
 /// Highest and lowest of the last `period` rows.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Range {
     period: usize,
     row: usize,

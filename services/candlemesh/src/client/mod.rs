@@ -1,6 +1,7 @@
 //! The client commands: they speak gRPC and Flight to a gateway, as any other client would.
 
 pub mod actions;
+pub mod audit;
 pub mod backfill;
 pub mod export;
 pub mod fsck;

@@ -189,6 +189,7 @@ impl IndicatorService for Fake {
             open_time_ms: vec![1_471_319_100_000, 1_471_319_160_000],
             cached: true,
             compute_ms: 0.0,
+            warm_ups: Vec::new(),
         };
         self.answer(Subject::Indicator, &metadata, answer)
     }
@@ -202,6 +203,10 @@ impl IndicatorService for Fake {
 
     async fn list_indicators(&self, request: Request<ListIndicatorsRequest>) -> Answer<ListIndicatorsResponse> {
         self.answer(Subject::Indicator, request.metadata(), ListIndicatorsResponse::default())
+    }
+
+    async fn audit_indicators(&self, request: Request<AuditIndicatorsRequest>) -> Answer<AuditIndicatorsResponse> {
+        self.answer(Subject::Indicator, request.metadata(), AuditIndicatorsResponse::default())
     }
 
     async fn get_cache_statistics(

@@ -11,7 +11,7 @@ use kernels::indicator::{Column, Spec, compute_fused};
 use mesh::CpuPool;
 use mesh::cache::{Cache, Source};
 use prost::Message;
-use proto::indicator::ComputeIndicatorsResponse;
+use proto::indicator::{ComputeIndicatorsResponse, WarmUp};
 use rollout::Engine;
 
 use super::{Answer, Compute, Error, History, Pinned, Table, compute_table};
@@ -20,7 +20,7 @@ use super::{Answer, Compute, Error, History, Pinned, Table, compute_table};
 const UNREADABLE_ENTRIES: &str = "candlemesh_indicator_unreadable_entries_total";
 
 /// Part of the key: raised when the encoding of entries changes.
-const ENTRY_VERSION: u32 = 1;
+const ENTRY_VERSION: u32 = 2;
 /// Largest answer kept: 300 000 rows of the D3 set. A larger one would push out too many others.
 const MAX_ENTRY_BYTES: usize = 32 * 1024 * 1024;
 /// Entries up to this size are decoded where they arrive, in some ten microseconds; larger ones on the pool.
@@ -61,7 +61,7 @@ impl Compute for V2 {
             None => self.compute_canonical(pinned, &canonical).await?.fresh(),
         };
         let columns = arrange(&pinned.query.specs, &canonical, table.columns);
-        Ok(pinned.answer(Table { open_time: table.open_time, columns }, source, took))
+        Ok(pinned.answer(Table { columns, ..table }, source, took))
     }
 }
 
@@ -165,6 +165,7 @@ fn encode(table: &Table) -> Option<Bytes> {
     let message = ComputeIndicatorsResponse {
         open_time_ms: table.open_time.clone(),
         columns: columns.collect(),
+        warm_ups: vec![WarmUp { candles_used: table.before, ..Default::default() }],
         ..Default::default()
     };
     Some(message.encode_to_vec().into())
@@ -187,7 +188,7 @@ fn decode(entry: Bytes, canonical: &[Spec]) -> Option<Table> {
         }
         columns.push(Column { name: column.name, values: column.values });
     }
-    Some(Table { open_time: message.open_time_ms, columns })
+    Some(Table { before: message.warm_ups.first()?.candles_used, open_time: message.open_time_ms, columns })
 }
 
 /// Gives canonical columns the names and the order of the request; values are copied only where two labels mean the same.
@@ -225,7 +226,7 @@ mod tests {
     fn table() -> Table {
         let column = |name: &str, values: [f64; 3]| Column { name: name.into(), values: values.into() };
         let columns = vec![column("obv", [1.0, -2.0, 0.0]), column("sma:2", [f64::NAN, 2.5, f64::NAN])];
-        Table { open_time: vec![-60_000, 0, 60_000], columns }
+        Table { before: 7, open_time: vec![-60_000, 0, 60_000], columns }
     }
 
     #[test]

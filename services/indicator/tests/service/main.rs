@@ -18,7 +18,8 @@ use mesh::source::{Buckets, Candles, MemorySource};
 use proto::convert::column_values;
 use proto::indicator::batch_compute_indicators_response::Outcome;
 use proto::indicator::{
-    BatchComputeIndicatorsRequest, ComputeIndicatorsRequest, GetCacheStatisticsRequest, ListIndicatorsRequest,
+    AuditIndicatorsRequest, BatchComputeIndicatorsRequest, ComputeIndicatorsRequest, GetCacheStatisticsRequest,
+    ListIndicatorsRequest,
 };
 use proto::wire::{CandlesTicket, FrameTicket, IndicatorsTicket, TimeRange, frame_ticket::Frame};
 use tonic::{Code, Request, Status};
@@ -51,6 +52,8 @@ async fn both_engines_answer_the_same_and_say_who_they_are() {
         let answer = response.into_inner();
         assert_eq!((answer.cached, answer.compute_ms > 0.0), (cached, !cached));
         assert_eq!((answer.revision, answer.open_time_ms.len(), answer.open_time_ms[0]), (5, 30, 600_000));
+        let ema = answer.warm_ups.iter().find(|warm_up| warm_up.indicator == "ema:20").unwrap();
+        assert_eq!((answer.warm_ups.len(), ema.candles_needed, ema.candles_used), (D3_SET.len(), 20, 40));
         answers.push(answer);
     }
     assert!(answers.windows(2).all(|pair| pair[0].columns == pair[1].columns));
@@ -227,7 +230,42 @@ async fn the_catalogue_lists_what_a_request_may_ask() {
     let find = |name: &str| listed.iter().find(|info| info.name == name).unwrap();
     assert_eq!(find("macd").outputs, ["macd", "signal", "histogram"]);
     assert!(find("sma").outputs.is_empty());
+    assert_eq!((find("macd").lookback, find("sma").lookback, find("obv").lookback), (33, 19, 0));
+    let decimals: Vec<bool> = find("bbands").parameters.iter().map(|parameter| parameter.integer).collect();
+    assert_eq!(decimals, [true, false]);
     assert_eq!((find("rsi").parameters[0].default_value, find("rsi").parameters[0].min_value), (14.0, 2.0));
+}
+
+#[tokio::test]
+async fn the_audit_tells_windows_from_recurrences_on_both_engines() {
+    let service = Running::start().await;
+    let asked = |indicators: &[&str]| AuditIndicatorsRequest {
+        instrument_key: KEY.into(),
+        timeframe: "1m".into(),
+        indicators: indicators.iter().map(|text| (*text).to_owned()).collect(),
+        ..Default::default()
+    };
+    let mut answers = Vec::new();
+    for engine in ["v1", "v2"] {
+        let response =
+            service.grpc().audit_indicators(forced(asked(&["sma:9", "ema:3", "macd"]), engine)).await.unwrap();
+        assert_eq!(response.metadata().get(mesh::ENGINE_HEADER).unwrap(), engine);
+        answers.push(response.into_inner());
+    }
+    assert_eq!(answers[0], answers[1]);
+    let answer = &answers[0];
+    assert_eq!((answer.revision, answer.candle_count as usize, answer.columns.len()), (5, ROWS, 5));
+    assert!(answer.columns.iter().all(|column| column.look_ahead.is_none()));
+    let [sma, ema, ..] = &answer.columns[..] else { panic!("{answer:?}") };
+    assert_eq!((sma.name.as_str(), &sma.recursive, sma.settled_after), ("sma:9", &None, Some(8)));
+    let found = ema.recursive.as_ref().unwrap();
+    assert_eq!((found.cut, found.open_time), (Some(minute(1)), Some(minute(3))));
+    assert!(found.whole != found.part && ema.settled_after.is_some_and(|rows| (20..60).contains(&rows)), "{ema:?}");
+    let part = TimeRange { start_time: Some(minute(100)), end_time: Some(minute(110)) };
+    let part = AuditIndicatorsRequest { range: Some(part), ..asked(&["sma:9"]) };
+    assert_eq!(service.grpc().audit_indicators(part).await.unwrap().into_inner().candle_count, 10);
+    let status = service.grpc().audit_indicators(asked(&["sma:9", "sma:0"])).await.unwrap_err();
+    assert_eq!(refusal(status).2, ["indicators[1]"]);
 }
 
 #[tokio::test]

@@ -1,0 +1,64 @@
+//! Whether columns use the future or depend on how much history was loaded, on the instrument's own candles.
+
+use std::sync::Arc;
+
+use kernels::indicator::{Inputs, Verdict, audit, compute_fold, compute_fused};
+use market::Millis;
+use rollout::Engine;
+
+use super::{Error, Indicators, Pinned, days, pinned_revision};
+use crate::query::Query;
+
+/// Candles audited at most: a quarter of a year of minutes, computed once per cut.
+const MAX_ROWS: usize = 20_000;
+/// Cuts at each end.
+const CUTS: usize = 8;
+
+/// What was found, with the open times of the candles audited.
+#[derive(Debug)]
+pub(crate) struct Audited {
+    pub(crate) revision: u64,
+    pub(crate) open_time: Vec<Millis>,
+    pub(crate) verdicts: Vec<Verdict>,
+}
+
+impl Indicators {
+    /// Audits the newest candles of the query's range.
+    #[tracing::instrument(level = "debug", skip_all, fields(instrument = %query.key, timeframe = %query.timeframe))]
+    pub(crate) async fn audit(&self, engine: Engine, query: &Query) -> Result<Audited, Error> {
+        let current = async { Ok(self.revisions(std::slice::from_ref(&query.key)).await?[0]) };
+        let (current, calendar) = tokio::try_join!(current, self.calendar(&query.key))?;
+        let revision = pinned_revision(query, current)?;
+        if revision == 0 {
+            return Ok(Audited { revision, open_time: Vec::new(), verdicts: Vec::new() });
+        }
+        let pinned = Pinned { query, revision, calendar };
+        let history = self.v1.history.take(&pinned, query.columns().len()).await?;
+        let (specs, range) = (Arc::clone(&query.specs), query.range);
+        let task = move || {
+            let (frame, day) = (&history.frame, days(&history));
+            let rows = frame.rows_between(range.start(), range.end());
+            let rows = rows.start.max(rows.end.saturating_sub(MAX_ROWS))..rows.end;
+            let of = |column: &'_ [f64]| column[rows.clone()].to_vec();
+            let [open, high, low, close, volume] =
+                [frame.open(), frame.high(), frame.low(), frame.close(), frame.volume()].map(of);
+            let inputs = Inputs::new(&open, &high, &low, &close, &volume, &day[rows.clone()])?;
+            let compute = |inputs: &Inputs<'_>| match engine {
+                Engine::V1 => compute_fold(&specs, inputs),
+                Engine::V2 => compute_fused(&specs, inputs),
+            };
+            let (ends, begins) = cuts(rows.len());
+            let verdicts = audit(compute, &inputs, &ends, &begins)?;
+            Ok(Audited { revision, open_time: frame.open_time()[rows].to_vec(), verdicts })
+        };
+        self.v1.pool.run(task).await?
+    }
+}
+
+/// Where histories end and begin: spread evenly, the first close to the edge, where a slip of one row shows.
+fn cuts(rows: usize) -> (Vec<usize>, Vec<usize>) {
+    let spread = |index: usize| index * rows / (CUTS + 1);
+    let ends = (1..CUTS).map(spread).chain([rows.saturating_sub(1)]).collect();
+    let begins = [1].into_iter().chain((1..CUTS).map(spread)).collect();
+    (ends, begins)
+}
