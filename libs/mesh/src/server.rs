@@ -1,7 +1,5 @@
 //! The server every role runs: one listener for gRPC (h2c) and HTTP/1.1, with health, reflection and the chassis around.
 
-mod connection;
-
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +14,6 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::Service;
 
-use self::connection::Connection;
 use crate::Drain;
 use crate::chassis::{self, Chassis};
 use crate::config::{ConfigError, ServerConfig};
@@ -119,8 +116,13 @@ impl Server {
                 health.set_service_status(name, ServingStatus::NotServing).await;
             }
         };
+        // Latency of small messages matters more than the packets saved.
         let incoming = TcpListenerStream::new(self.listener);
-        let incoming = tokio_stream::StreamExt::map(incoming, |stream| stream.map(Connection::new));
+        let incoming = tokio_stream::StreamExt::map(incoming, |stream| {
+            stream.inspect(|stream| {
+                let _ = stream.set_nodelay(true);
+            })
+        });
         let server = tonic::transport::Server::builder()
             .accept_http1(true)
             .max_frame_size(MAX_FRAME_BYTES)

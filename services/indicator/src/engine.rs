@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kernels::indicator::{Column, Inputs};
+use kernels::indicator::{Column, Inputs, Spec};
 use market::{BucketFrame, Calendar, InstrumentKey, Millis, TimeRange, Timeframe};
 use mesh::cache::Source;
 use mesh::source::{Candles, MasterData};
@@ -272,23 +272,38 @@ struct History {
 }
 
 impl History {
-    /// Candles from the instrument's first one to the end of the range, at the pinned revision.
-    async fn take(&self, pinned: &Pinned<'_>, columns: usize) -> Result<BucketFrame, Error> {
-        let query = pinned.query;
-        let until = TimeRange::new(TimeRange::ALL.start(), query.range.end());
+    /// Candles from the instrument's first one to the end of the range, at the pinned revision. Of a `cost` per candle, as of a column.
+    async fn take(&self, pinned: &Pinned<'_>, cost: usize) -> Result<BucketFrame, Error> {
+        let until = TimeRange::new(TimeRange::ALL.start(), pinned.query.range.end());
         let until = until.map_err(|error| FieldError::new("range", error))?;
-        let buckets = self.candles.candles(&query.key, query.timeframe, until, Some(pinned.revision)).await?;
+        let history = self.between(pinned, until).await?;
+        self.check(history.frame.len(), cost)?;
+        Ok(history)
+    }
+
+    async fn between(&self, pinned: &Pinned<'_>, range: TimeRange) -> Result<BucketFrame, Error> {
+        let query = pinned.query;
+        let buckets = self.candles.candles(&query.key, query.timeframe, range, Some(pinned.revision)).await?;
         if buckets.revision != pinned.revision {
             let (asked, found) = (pinned.revision, buckets.revision);
             return Err(Error::WrongRevision { key: query.key.clone(), asked, found });
         }
-        let found = buckets.frame.len().saturating_mul(columns);
-        if found > self.max_values {
-            let way = "ask for fewer indicators at once or a wider timeframe";
-            return Err(Error::Limit { what: "values to compute", found, limit: self.max_values, way });
-        }
         Ok(buckets.frame)
     }
+
+    fn check(&self, rows: usize, cost: usize) -> Result<(), Error> {
+        let found = rows.saturating_mul(cost);
+        if found > self.max_values {
+            let way = "ask for fewer indicators at once, for shorter periods of cci, or for a wider timeframe";
+            return Err(Error::Limit { what: "values to compute", found, limit: self.max_values, way });
+        }
+        Ok(())
+    }
+}
+
+/// Work per candle, in that of a usual column.
+fn cost(specs: &[Spec]) -> usize {
+    specs.iter().map(Spec::cost).sum()
 }
 
 /// Runs a kernel over a whole history and cuts its columns to the range. Blocks: for the CPU pool.

@@ -132,7 +132,7 @@ fn items(
 
 fn render_audit(query: &Query, audited: &Audited) -> AuditIndicatorsResponse {
     let time = |row: usize| audited.open_time.get(row).map(|at| convert::timestamp(*at));
-    let value = |value: f64| (!value.is_nan()).then_some(value);
+    let value = |value: f64| value.is_finite().then_some(value);
     let difference = |found: Difference| AuditDifference {
         open_time: time(found.row),
         cut: time(found.cut),
@@ -144,6 +144,7 @@ fn render_audit(query: &Query, audited: &Audited) -> AuditIndicatorsResponse {
         look_ahead: verdict.look_ahead.map(difference),
         recursive: verdict.recursive.map(difference),
         settled_after: verdict.settled_after.map(|rows| rows as u32),
+        compared_values: verdict.compared as u64,
     };
     AuditIndicatorsResponse {
         instrument_key: query.key.to_string(),

@@ -6,7 +6,7 @@
 use super::{Column, Inputs};
 use crate::Error;
 
-/// Values that differ less, relative to the larger (or absolutely, below 1), are one value of another history.
+/// Values that differ less, relative to the column's largest, are one value of another history.
 const TOLERANCE: f64 = 1e-9;
 
 /// A value that is not what it was with the whole history.
@@ -30,9 +30,11 @@ pub struct Verdict {
     pub look_ahead: Option<Difference>,
     /// The first value that, defined both ways, changes when the history begins later: it depends on how much was loaded.
     pub recursive: Option<Difference>,
-    /// Rows after a later beginning until every value is defined as before and within 1e-9 of what it was; `None` where that was not
-    /// reached in the rows at hand.
+    /// Rows after a later beginning until every value is defined as before and within 1e-9 of what it was, relative to the column's
+    /// largest; `None` where that was not reached in the rows at hand, or nothing was compared.
     pub settled_after: Option<usize>,
+    /// Values compared on histories that begin later: defined both ways. None of them says that there is too little history to tell.
+    pub compared: usize,
 }
 
 /// Computes `inputs` whole, up to each of `ends` and from each of `begins` on, and compares.
@@ -69,7 +71,8 @@ pub fn audit(
             column: column.name.clone(),
             look_ahead: None,
             recursive: None,
-            settled_after: Some(0),
+            settled_after: None,
+            compared: 0,
         })
         .collect();
     let inside = |cuts: &[usize]| cuts.iter().copied().filter(|cut| (1..rows).contains(cut)).collect::<Vec<_>>();
@@ -88,10 +91,15 @@ pub fn audit(
         check(&whole, &part, rows - cut)?;
         for ((verdict, whole), part) in verdicts.iter_mut().zip(&whole).zip(&part) {
             let at = |row: usize| (whole.values[cut + row], part.values[row]);
-            let first = (0..rows - cut).find(|row| {
-                let (whole, part) = at(*row);
-                !whole.is_nan() && !part.is_nan() && !close(whole, part)
-            });
+            let is_compared = |row: &usize| !at(*row).0.is_nan() && !at(*row).1.is_nan();
+            let compared = (0..rows - cut).filter(is_compared).count();
+            if compared == 0 {
+                // Too short for the look-back: nothing follows from it.
+                continue;
+            }
+            let largest = whole.values.iter().filter(|value| value.is_finite()).fold(0.0, |a: f64, b| a.max(b.abs()));
+            let close = |a: f64, b: f64| a == b || (a - b).abs() <= TOLERANCE * largest;
+            let first = (0..rows - cut).find(|row| is_compared(row) && !close(at(*row).0, at(*row).1));
             let found = first.map(|row| Difference { row: cut + row, cut, whole: at(row).0, part: at(row).1 });
             keep_first(&mut verdict.recursive, found);
             let differing = |row: &usize| {
@@ -100,7 +108,11 @@ pub fn audit(
             };
             let settled = (0..rows - cut).rev().find(differing).map_or(0, |last| last + 1);
             let settled = (settled < rows - cut).then_some(settled);
-            verdict.settled_after = verdict.settled_after.zip(settled).map(|(a, b)| a.max(b));
+            verdict.settled_after = match verdict.compared {
+                0 => settled,
+                _ => verdict.settled_after.zip(settled).map(|(a, b)| a.max(b)),
+            };
+            verdict.compared += compared;
         }
     }
     Ok(verdicts)
@@ -108,10 +120,6 @@ pub fn audit(
 
 fn same(a: f64, b: f64) -> bool {
     a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
-}
-
-fn close(a: f64, b: f64) -> bool {
-    (a - b).abs() <= TOLERANCE * a.abs().max(b.abs()).max(1.0)
 }
 
 fn keep_first(kept: &mut Option<Difference>, found: Option<Difference>) {
@@ -207,6 +215,11 @@ mod tests {
         assert!(ema.settled_after.is_some_and(|rows| (150..350).contains(&rows)), "{ema:?}");
         // A total of all volume never comes back.
         assert_eq!(verdict("obv").settled_after, None);
+        // Longer than the history behind the last beginning: told by the others. Longer than all of it: not told.
+        let long = verdict("sma:700");
+        assert_eq!((long.recursive, long.settled_after, long.compared), (None, Some(699), 101));
+        let untold = verdict("sma:901");
+        assert_eq!((untold.settled_after, untold.compared), (None, 0));
         // Until the next day begins.
         assert_eq!(verdict("vwap").settled_after, Some(267));
     }

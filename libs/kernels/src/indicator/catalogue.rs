@@ -36,6 +36,8 @@ pub struct Info {
     pub outputs: &'static [&'static str],
     /// Leading rows that are always undefined.
     pub(super) lookback: fn(&Values) -> usize,
+    /// Work per row, in that of a usual column.
+    pub(super) cost: fn(&Values) -> usize,
     /// What parameters must be to each other, beyond their ranges.
     pub(super) check: fn(&Values) -> Result<(), Error>,
     pub(super) start: fn(&Values) -> Box<dyn AnyState>,
@@ -62,6 +64,7 @@ pub(super) const fn entry<T: State>(
         inputs: CLOSE,
         outputs: &["value"],
         lookback,
+        cost: |_| 1,
         check: |_| Ok(()),
         start: state::start::<T>,
         restore: state::restore::<T>,
@@ -83,6 +86,10 @@ impl Info {
 
     pub(super) const fn gives(self, outputs: &'static [&'static str]) -> Self {
         Self { outputs, ..self }
+    }
+
+    pub(super) const fn costs(self, cost: fn(&Values) -> usize) -> Self {
+        Self { cost, ..self }
     }
 
     pub(super) const fn checks(self, check: fn(&Values) -> Result<(), Error>) -> Self {

@@ -56,7 +56,7 @@ pub(super) fn relative_strength(gain: f64, loss: f64) -> f64 {
 #[inline]
 pub(super) fn directional(movement: f64, range: f64) -> f64 {
     let ratio = 100.0 * (movement / range);
-    if range < NEGLIGIBLE { 0.0 } else { ratio }
+    if range == 0.0 { 0.0 } else { ratio }
 }
 
 /// Directional index; NaN when there is no direction, which leaves the average of it as it was.
@@ -66,7 +66,7 @@ pub(super) fn directional_index(plus: f64, minus: f64, range: f64) -> f64 {
     let minus_di = 100.0 * (minus / range);
     let total = plus_di + minus_di;
     let index = 100.0 * ((minus_di - plus_di).abs() / total);
-    if range < NEGLIGIBLE || total < NEGLIGIBLE { f64::NAN } else { index }
+    if range == 0.0 || total == 0.0 { f64::NAN } else { index }
 }
 
 /// (high + low + close) / 3 times the volume.

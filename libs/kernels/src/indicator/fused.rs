@@ -36,9 +36,6 @@ pub(super) fn compute(specs: &[Spec], inputs: &Inputs<'_>, out: &mut [Vec<f64>])
         for window in plan.windows.iter().filter(|window| window.span() <= NARROW) {
             window.compute(inputs, first, end, out, &mut scratch);
         }
-        for rows in &mut plan.machines {
-            rows.compute(inputs, first, end, out);
-        }
         for &column in &plan.true_ranges {
             true_range_into(inputs, first, end, &mut out[column][first..end]);
         }
@@ -48,6 +45,20 @@ pub(super) fn compute(specs: &[Spec], inputs: &Inputs<'_>, out: &mut [Vec<f64>])
         for first in (0..rows).step_by(block) {
             window.compute(inputs, first, rows.min(first + block), out, &mut scratch);
         }
+    }
+    for (spec, column) in &plan.machines {
+        machine_into(spec, *column, inputs, out);
+    }
+}
+
+/// Takes a state machine through all rows. One at a time: windows of long periods take megabytes.
+fn machine_into(spec: &Spec, column: usize, inputs: &Inputs<'_>, out: &mut [Vec<f64>]) {
+    let mut machine = Machine::new(spec);
+    let mut now = [f64::NAN; MOST_OUTPUTS];
+    let now = &mut now[..spec.outputs().len()];
+    for row in 0..inputs.len() {
+        machine.push(&inputs.row(row), now);
+        out[column..].iter_mut().zip(&*now).for_each(|(column, value)| column[row] = *value);
     }
 }
 
@@ -59,26 +70,8 @@ struct Plan {
     windows: Vec<Window>,
     /// Columns that are the true range itself.
     true_ranges: Vec<usize>,
-    machines: Vec<Rows>,
-}
-
-/// An indicator without a form of its own for columns: its state machine goes through the rows of each block.
-#[derive(Debug)]
-struct Rows {
-    machine: Machine,
-    column: usize,
-    outputs: usize,
-}
-
-impl Rows {
-    fn compute(&mut self, inputs: &Inputs<'_>, first: usize, end: usize, out: &mut [Vec<f64>]) {
-        let mut now = [f64::NAN; MOST_OUTPUTS];
-        let now = &mut now[..self.outputs];
-        for row in first..end {
-            self.machine.push(&inputs.row(row), now);
-            out[self.column..].iter_mut().zip(&*now).for_each(|(column, value)| column[row] = *value);
-        }
-    }
+    /// Indicators without a form of their own for columns.
+    machines: Vec<(Spec, usize)>,
 }
 
 /// Turns lanes into output columns. Lanes are named by their place, columns by their index.
@@ -108,7 +101,7 @@ impl Plan {
             let outputs = spec.outputs().len();
             match spec.kind() {
                 Some(kind) => plan.add(kind, column),
-                None => plan.machines.push(Rows { machine: Machine::new(spec), column, outputs }),
+                None => plan.machines.push((spec.clone(), column)),
             }
             column += outputs;
         }

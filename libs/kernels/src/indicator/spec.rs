@@ -76,6 +76,11 @@ impl Spec {
         (self.info.lookback)(&self.values)
     }
 
+    /// Returns the work per candle, in that of a usual column: a limit on columns alone would not bound it.
+    pub fn cost(&self) -> usize {
+        self.outputs().len() + (self.info.cost)(&self.values) - 1
+    }
+
     /// Returns the catalogue's output names, in column order.
     pub fn outputs(&self) -> &'static [&'static str] {
         self.info.outputs

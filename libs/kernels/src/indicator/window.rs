@@ -103,7 +103,7 @@ pub(super) struct Mean {
 
 impl Mean {
     pub(super) fn new(period: usize) -> Self {
-        Self { period, row: 0, levels: vec![Ring::new(period); levels(period)] }
+        Self { period, row: 0, levels: rings(period) }
     }
 
     pub(super) fn push(&mut self, x: f64) -> Option<f64> {
@@ -148,7 +148,7 @@ pub(super) struct Moments {
 
 impl Dispersion {
     pub(super) fn new(period: usize) -> Self {
-        Self { period, row: 0, rows: Ring::new(period), levels: vec![Ring::new(period); levels(period)] }
+        Self { period, row: 0, rows: Ring::new(period), levels: rings(period) }
     }
 
     pub(super) fn push(&mut self, x: f64) -> Option<Moments> {
@@ -183,9 +183,15 @@ impl Dispersion {
     }
 }
 
-/// How many block lengths a window of `period` rows is made of at most.
-fn levels(period: usize) -> usize {
-    period.ilog2() as usize + 1
+/// A ring per block length, as long as it is looked back into: to the block before, and where a window holds a block of the length, to
+/// its end. The longest are read at their newest, the shortest ones at the window's beginning.
+fn rings<T: Copy + Default>(period: usize) -> Vec<Ring<T>> {
+    let reach = |level: usize| {
+        let through = period & ((2 << level) - 1);
+        let window = if period >> level & 1 == 1 { period - through } else { 0 };
+        window.max(1 << level)
+    };
+    (0..=period.ilog2() as usize).map(|level| Ring::new(reach(level) + 1)).collect()
 }
 
 /// Highest and lowest of the last `period` rows.

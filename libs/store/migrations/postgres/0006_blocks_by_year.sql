@@ -7,6 +7,9 @@
 -- Tables and rows in one file, against the rule: between two files replicas of the version before would find no candles. Readers and writers wait until
 -- the end, and the blocks need their space twice meanwhile.
 
+-- In the order of every statement that takes both: the other way round, one under way and this would wait for each other.
+lock table candle_series, candle_block in access exclusive mode;
+
 alter table candle_block rename to candle_block_undivided;
 alter index candle_block_pkey rename to candle_block_undivided_pkey;
 

@@ -79,8 +79,11 @@ fn fault(error: sqlx::Error) -> Error {
                 match cause.code() {
                     "53100" => return Error::Full(cause.message().to_owned()),
                     "22021" => return Error::invalid("text", "it holds a character the database cannot store"),
-                    // Serialization, deadlock, lock and statement timeouts, a server that became a replica.
-                    "40001" | "40P01" | "55P03" | "57014" | "25006" => return Error::Unavailable(error.into()),
+                    // Serialization, deadlock, lock and statement timeouts, a server that became a replica; a partition that was there
+                    // before a failover, and is soon again (rows are never refused by a check: see postgres/years.rs).
+                    "40001" | "40P01" | "55P03" | "57014" | "25006" | "23514" => {
+                        return Error::Unavailable(error.into());
+                    }
                     // No connection, too many of them or no memory, shutdown.
                     code if ["08", "53", "57P"].iter().any(|class| code.starts_with(class)) => {
                         return Error::Unavailable(error.into());

@@ -246,7 +246,7 @@ impl Answer {
         while !self.is_read {
             self.fold_chunk().await?;
             let held = self.held()?;
-            check_values(held.rows, self.columns, self.max_values)?;
+            check_values(held.rows, &self.specs, self.max_values)?;
             self.check_limit(held.in_range)?;
         }
         let specs = Arc::clone(&self.specs);
@@ -351,7 +351,9 @@ impl Work {
 }
 
 /// Refuses to hold more values for indicators than the limit; candles without indicators have a limit of their own.
-pub(super) fn check_values(rows: usize, columns: usize, limit: usize) -> Result<(), Error> {
+pub(super) fn check_values(rows: usize, specs: &[Spec], limit: usize) -> Result<(), Error> {
+    // One that costs as much as several columns counts as so many.
+    let columns: usize = specs.iter().map(Spec::cost).sum();
     match columns > 0 && rows * (columns + BUCKET_VALUES) > limit {
         true => Err(Error::HistoryTooLong { rows, columns, limit }),
         false => Ok(()),

@@ -50,7 +50,7 @@ impl Aggregator {
             let grid = Grid { calendar: Arc::clone(&calendar), timeframe: query.timeframe, now };
             Answer::fed(self, choice, grid, query.clone(), revision, limit)
         };
-        let columns = first.columns().len();
+        let specs = Arc::clone(&first.indicators);
         let mut answers: Vec<Answer> = queries.iter().map(fed).collect();
         let mut is_last = false;
         while !is_last {
@@ -77,7 +77,7 @@ impl Aggregator {
                 let held = answer.feed(Arc::clone(&chunk), is_last).await?;
                 rows += held.rows;
                 candles += held.in_range;
-                check_values(rows, columns, self.config.max_history_values)?;
+                check_values(rows, &specs, self.config.max_history_values)?;
             }
             if candles > limit {
                 return Err(Error::TooManyCandles { limit });

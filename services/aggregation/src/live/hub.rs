@@ -388,13 +388,13 @@ impl Hub {
         let (ports, sequence) = (self.ports.clone(), position.sequence);
         let (changes, master) = (ports.changes.as_ref(), ports.reader.aggregator.master.as_ref());
         let pinned = persist(|| async { Ok(revisions_at(changes, master, &keys, sequence).await?) }).await;
-        let pinned = pinned.unwrap_or_default();
         let Some(State { board, .. }) = &mut self.state else { return };
         let closing = board.closing;
         let mut reads = Vec::new();
         for (key, wanted, since) in slice {
             let (Some(calendar), Some(stored)) = (board.calendar(&key), board.stored(&key)) else { continue };
-            let revision = pinned.get(&key).copied().unwrap_or_default();
+            // Where the log could not be asked, what is there now: a correction told for a close is better than a close never told.
+            let revision = pinned.as_ref().map(|pinned| pinned.get(&key).copied().unwrap_or_default());
             for timeframe in board.unprimed(&key, wanted).iter() {
                 let reader = self.ports.reader.clone();
                 let (key, calendar) = (key.clone(), Arc::clone(&calendar));
@@ -402,7 +402,7 @@ impl Hub {
                     let Some(range) = unsaid(&calendar, timeframe, stored, closing, since) else {
                         return (key, timeframe, (0, Vec::new()), since);
                     };
-                    let read = || reader.candles(&calendar, &key, timeframe, range, Some(revision));
+                    let read = || reader.candles(&calendar, &key, timeframe, range, revision);
                     let newest = persist(read).await.unwrap_or_default();
                     (key, timeframe, newest, since)
                 });

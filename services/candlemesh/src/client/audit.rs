@@ -52,12 +52,15 @@ pub async fn run(connection: &Connection, args: &AuditArgs) -> Result<()> {
     let peeks = answer.columns.iter().filter(|column| column.look_ahead.is_some());
     let peeking: Vec<&str> = peeks.map(|column| column.name.as_str()).collect();
     ensure!(peeking.is_empty(), "these columns use the future: {}", peeking.join(", "));
+    let tested = !answer.columns.is_empty() && answer.columns.iter().all(|column| column.compared_values > 0);
+    ensure!(tested, "{} candles are too few to tell", answer.candle_count);
     Ok(())
 }
 
 fn print(column: &AuditedColumn) {
     let found = match (&column.look_ahead, &column.recursive, column.settled_after) {
         (Some(found), ..) => format!("USES THE FUTURE: {}", difference(found)),
+        _ if column.compared_values == 0 => "not tested: too few candles for its look-back".to_owned(),
         (None, _, None) => "depends on all that came before: does not settle in these candles".to_owned(),
         (None, None, Some(rows)) => format!("a window: the same again {rows} candles after any beginning"),
         (None, Some(_), Some(rows)) => format!("a recurrence: the same to 1e-9 {rows} candles after any beginning"),

@@ -6,7 +6,7 @@ use kernels::indicator::{Inputs, Verdict, audit, compute_fold, compute_fused};
 use market::Millis;
 use rollout::Engine;
 
-use super::{Error, Indicators, Pinned, days, pinned_revision};
+use super::{Error, Indicators, Pinned, cost, days, pinned_revision};
 use crate::query::Query;
 
 /// Candles audited at most: a quarter of a year of minutes, computed once per cut.
@@ -33,7 +33,9 @@ impl Indicators {
             return Ok(Audited { revision, open_time: Vec::new(), verdicts: Vec::new() });
         }
         let pinned = Pinned { query, revision, calendar };
-        let history = self.v1.history.take(&pinned, query.columns().len()).await?;
+        // What came before the range is left out like any earlier beginning.
+        let history = self.v1.history.between(&pinned, query.range).await?;
+        self.v1.history.check(history.frame.len().min(MAX_ROWS) * (1 + 2 * CUTS), cost(&query.specs))?;
         let (specs, range) = (Arc::clone(&query.specs), query.range);
         let task = move || {
             let (frame, day) = (&history.frame, days(&history));
@@ -55,10 +57,10 @@ impl Indicators {
     }
 }
 
-/// Where histories end and begin: spread evenly, the first close to the edge, where a slip of one row shows.
+/// Where histories end and begin: spread evenly, and close to the edge, where a slip of one row shows. Beginnings lie in the first half,
+/// so that long windows fill behind them.
 fn cuts(rows: usize) -> (Vec<usize>, Vec<usize>) {
-    let spread = |index: usize| index * rows / (CUTS + 1);
-    let ends = (1..CUTS).map(spread).chain([rows.saturating_sub(1)]).collect();
-    let begins = [1].into_iter().chain((1..CUTS).map(spread)).collect();
+    let ends = (1..CUTS).map(|index| index * rows / CUTS).chain([rows.saturating_sub(1)]).collect();
+    let begins = [1].into_iter().chain((1..CUTS).map(|index| index * rows / (2 * CUTS))).collect();
     (ends, begins)
 }

@@ -7,7 +7,7 @@ use mesh::CpuPool;
 use mesh::cache::Source;
 use rollout::Engine;
 
-use super::{Answer, Compute, Error, History, Pinned, compute_table};
+use super::{Answer, Compute, Error, History, Pinned, compute_table, cost};
 
 #[derive(Debug)]
 pub(super) struct V1 {
@@ -18,7 +18,7 @@ pub(super) struct V1 {
 #[tonic::async_trait]
 impl Compute for V1 {
     async fn compute(&self, pinned: &Pinned<'_>) -> Result<Answer, Error> {
-        let history = self.history.take(pinned, pinned.query.columns().len()).await?;
+        let history = self.history.take(pinned, cost(&pinned.query.specs)).await?;
         let (specs, range) = (Arc::clone(&pinned.query.specs), pinned.query.range);
         let task = move || {
             compute_table(Engine::V1, history, range, |inputs| {

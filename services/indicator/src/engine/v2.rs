@@ -14,7 +14,7 @@ use prost::Message;
 use proto::indicator::{ComputeIndicatorsResponse, WarmUp};
 use rollout::Engine;
 
-use super::{Answer, Compute, Error, History, Pinned, Table, compute_table};
+use super::{Answer, Compute, Error, History, Pinned, Table, compute_table, cost};
 
 /// Entries that could not be read and were computed instead.
 const UNREADABLE_ENTRIES: &str = "candlemesh_indicator_unreadable_entries_total";
@@ -105,7 +105,7 @@ impl V2 {
     }
 
     async fn compute_canonical(&self, pinned: &Pinned<'_>, canonical: &Arc<[Spec]>) -> Result<Computed, Error> {
-        let history = self.history.take(pinned, canonical.iter().map(|spec| spec.outputs().len()).sum()).await?;
+        let history = self.history.take(pinned, cost(canonical)).await?;
         let (specs, range, keep) = (Arc::clone(canonical), pinned.query.range, self.cache.is_some());
         let task = move || {
             let (table, took) = compute_table(Engine::V2, history, range, |inputs| compute_fused(&specs, inputs))?;

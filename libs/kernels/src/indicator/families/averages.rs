@@ -271,7 +271,7 @@ impl State for T3 {
 
 /// Hull moving average; half the period and its root are rounded down (as Hull's `Integer`, tulipy and pandas-ta).
 ///
-/// Source: A. Hull, How to reduce lag in a moving average, alanhull.com/hull-moving-average, 2005. TA-Lib has none.
+/// Source: A. Hull, How to reduce lag in a moving average, alanhull.com/hull-moving-average, 2005.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Hma {
     half: WeightedMean,
@@ -295,7 +295,7 @@ impl State for Hma {
 
 /// Volume-weighted moving average: sum of close times volume by the sum of volume. No volume in the window: undefined.
 ///
-/// The definition is that of tulipy and pandas-ta; TA-Lib has none.
+/// The definition is that of tulipy and pandas-ta.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Vwma(Blocks<Weighted>);
 

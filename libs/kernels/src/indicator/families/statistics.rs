@@ -180,8 +180,7 @@ impl State for Tsf {
     }
 }
 
-/// Standard deviation with divisor n, 0 for equal closes only: TA-Lib answers 0 for every variance below 1e-14, because its running sums
-/// leave a remainder there, and so for any coin of small enough a price.
+/// Standard deviation with divisor n, 0 for equal closes only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct StdDev {
     window: Dispersion,
@@ -213,8 +212,6 @@ impl State for Var {
 }
 
 /// Correlation of high and low, the columns TA-Lib's abstract interface gives it. Either unmoving: 0.
-///
-/// TA-Lib answers 0 also where the product of both sums of squares is below 1e-14; for the reason at [`StdDev`] it is not done here.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Correl(Blocks<Pair>);
 
@@ -263,7 +260,8 @@ fn change(price: f64, previous: f64) -> f64 {
     if previous == 0.0 { 0.0 } else { (price - previous) / previous }
 }
 
-/// TA-Lib's threshold is on `n` times the sum of squares.
+/// 0 where the sum of squares is what rounding leaves of equal growth, by an absolute threshold that TA-Lib no longer has: returns below
+/// some 3e-8 count as none.
 fn slope(pair: Pair, n: f64) -> f64 {
     let [squares, _] = pair.squares;
     if n * squares < formula::NEGLIGIBLE { 0.0 } else { pair.products / squares }

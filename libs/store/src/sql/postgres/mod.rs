@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection, Postgres};
+use sqlx::{Connection, PgConnection, Postgres};
 
 use self::years::Years;
 use super::check;
@@ -116,6 +116,8 @@ pub(crate) struct PostgresStore {
     years: Years,
 }
 
+/// Longest wait for another replica's migration, or for the requests of replicas of the version before.
+const MIGRATION_WAIT: &str = "15min";
 /// A connection that rested no longer is taken to be alive: asking it first would double the round trips of everything that makes several
 /// statements. Shorter than any restart of a server takes, so that the first statement after one still finds its connection dead.
 const TRUSTED_IDLE: Duration = Duration::from_millis(50);
@@ -127,8 +129,13 @@ impl PostgresStore {
             Error::invalid("store url", "it is not of the form postgres://user:password@host:port/database")
         })?;
         let wait_ms = options.wait_timeout.as_millis().to_string();
+        let connect = connect.application_name("candlemesh");
+        // On a connection of its own: one that copies tables takes longer than a statement may wait, and other replicas wait for it.
+        let patient = connect.clone().options([("lock_timeout", MIGRATION_WAIT)]);
+        let mut connection = PgConnection::connect_with(&patient).await.map_err(fault)?;
+        migrator(&MIGRATIONS).run(&mut connection).await.map_err(migration_fault)?;
+        connection.close().await.map_err(fault)?;
         let connect = connect
-            .application_name("candlemesh")
             // Acknowledged means durable, whatever the server's default.
             .options([("lock_timeout", wait_ms.as_str()), ("synchronous_commit", "on")]);
         let pool = PgPoolOptions::new()
@@ -146,7 +153,6 @@ impl PostgresStore {
             .connect_with(connect)
             .await
             .map_err(fault)?;
-        migrator(&MIGRATIONS).run(&pool).await.map_err(migration_fault)?;
         Ok(Self { pool: LimitedPool::new(pool), years: Years::default() })
     }
 
