@@ -96,7 +96,7 @@ pub(super) const ENTRIES: [Info; 11] = [
 ];
 
 /// The first two parameters are a fast and a slow period.
-fn fast_below_slow(name: &str, values: &Values) -> Result<(), Error> {
+pub(super) fn fast_below_slow(name: &str, values: &Values) -> Result<(), Error> {
     let (fast, slow) = (values.period(0), values.period(1));
     if fast < slow {
         return Ok(());

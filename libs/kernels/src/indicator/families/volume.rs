@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use super::momentum::fast_below_slow;
 use crate::indicator::catalogue::{HIGH_LOW_CLOSE_VOLUME, Info, entry, period, single};
 use crate::indicator::fold::Row;
 use crate::indicator::formula;
@@ -49,7 +49,7 @@ pub(super) const ENTRIES: [Info; 6] = [
         |values| values.period(1) - 1,
     )
     .reads(HIGH_LOW_CLOSE_VOLUME)
-    .checks(fast_below_slow),
+    .checks(|values| fast_below_slow("adosc", values)),
     entry::<Mfi>(
         "mfi",
         "money flow index: turnover on rising typical prices in percent of all turnover that moved, 0 when none did",
@@ -58,15 +58,6 @@ pub(super) const ENTRIES: [Info; 6] = [
     )
     .reads(HIGH_LOW_CLOSE_VOLUME),
 ];
-
-fn fast_below_slow(values: &Values) -> Result<(), Error> {
-    let (fast, slow) = (values.period(0), values.period(1));
-    if fast < slow {
-        return Ok(());
-    }
-    let accepted = format!("less than the slow period, {slow}");
-    Err(Error::Parameter { field: "adosc fast".to_owned(), value: fast.to_string(), accepted })
-}
 
 /// Volume-weighted average of the typical price over a number of trading days. No volume yet: undefined.
 ///
