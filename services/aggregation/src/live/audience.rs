@@ -141,6 +141,8 @@ impl Backlog {
 #[derive(Debug)]
 pub(super) struct Audience {
     groups: HashMap<Filter, Vec<Arc<Mailbox>>>,
+    /// Filters of those who are to have a seat.
+    expected: Vec<Filter>,
     limits: Limits,
     /// Timeframes of those who watch everything, and by instrument of those who do not.
     everywhere: Timeframes,
@@ -149,7 +151,8 @@ pub(super) struct Audience {
 
 impl Audience {
     pub(super) fn new(limits: Limits) -> Audience {
-        Audience { groups: HashMap::new(), limits, everywhere: Timeframes::default(), watched: HashMap::new() }
+        let (groups, expected) = (HashMap::new(), Vec::new());
+        Audience { groups, expected, limits, everywhere: Timeframes::default(), watched: HashMap::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -160,9 +163,19 @@ impl Audience {
         self.everywhere.with(self.watched.get(key).copied().unwrap_or_default())
     }
 
-    pub(super) fn join(&mut self, filter: &Filter, mailbox: Arc<Mailbox>) {
-        self.groups.entry(filter.clone()).or_default().push(mailbox);
+    /// Watches what a filter names, before there is anybody to tell.
+    pub(super) fn expect(&mut self, filter: &Filter) {
+        self.expected.push(filter.clone());
         self.watch(filter);
+    }
+
+    /// Seats one who was expected, unless it has left meanwhile.
+    pub(super) fn seat(&mut self, filter: &Filter, mailbox: Option<Arc<Mailbox>>) {
+        if let Some(index) = self.expected.iter().position(|expected| expected == filter) {
+            self.expected.swap_remove(index);
+        }
+        // Of one who has left, an empty group remains, which the next sweep takes away with all that only it watched.
+        self.groups.entry(filter.clone()).or_default().extend(mailbox);
     }
 
     fn watch(&mut self, filter: &Filter) {
@@ -224,7 +237,7 @@ impl Audience {
         self.groups.retain(|_, members| !members.is_empty());
         if self.groups.len() != before.0 {
             (self.everywhere, self.watched) = (Timeframes::default(), HashMap::new());
-            let filters: Vec<Filter> = self.groups.keys().cloned().collect();
+            let filters: Vec<Filter> = self.groups.keys().chain(&self.expected).cloned().collect();
             filters.iter().for_each(|filter| self.watch(filter));
         }
         before != (self.groups.len(), count(&self.groups))

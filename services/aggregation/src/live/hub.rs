@@ -28,7 +28,9 @@ use crate::engine::Error;
 const READS: usize = 16;
 /// Instruments made ready between two looks at the change log, so that a large subscription does not hold up the others.
 const PRIME_SLICE: usize = 64;
-/// Batches of the change log between two looks at everything else.
+/// Instruments that wait to be made ready, at most; beyond, nobody else is let in: ten of the largest subscriptions by name.
+const MAX_TO_PRIME: usize = 10 * super::MAX_KEYS;
+/// Batches of the change log between two looks at everything else; one while somebody waits for a seat.
 const BATCHES_IN_A_ROW: usize = 16;
 /// How often subscribers who left or lag are looked for when nothing happens.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -46,7 +48,8 @@ type Log = BoxStream<'static, Result<ChangeBatch, RemoteError>>;
 /// What subscribers ask of the hub.
 #[derive(Debug)]
 pub(super) enum Command {
-    Join(Filter, oneshot::Sender<Seat>),
+    /// Answered at once with where the seat will come, which is when the newest candles of all that the filter names are known.
+    Join(Filter, oneshot::Sender<oneshot::Receiver<Seat>>),
     /// Does what is due now and says where that leads.
     #[cfg(test)]
     Locate(oneshot::Sender<Position>),
@@ -69,6 +72,16 @@ struct State {
     position: Position,
 }
 
+/// Who is to have a seat once enough instruments are made ready. Until then all that the filter names is followed, and told to nobody:
+/// a close that was due meanwhile would be missing, or come again after a resumption.
+#[derive(Debug)]
+struct Waiting {
+    filter: Filter,
+    /// How many must have been made ready, of all that ever were to be.
+    ticket: u64,
+    answer: oneshot::Sender<Seat>,
+}
+
 /// The task.
 pub(super) struct Hub {
     ports: Ports,
@@ -79,6 +92,10 @@ pub(super) struct Hub {
     told: watch::Sender<Position>,
     /// Instruments whose newest candles are to be read, with the watermark at which somebody began to watch.
     to_prime: VecDeque<(InstrumentKey, Timeframes, Millis)>,
+    /// How many have left that queue, made ready.
+    primed: u64,
+    /// In the order of their tickets.
+    waiting: VecDeque<Waiting>,
     linger: Duration,
 }
 
@@ -107,7 +124,8 @@ impl Hub {
         };
         told.send_replace(position);
         let linger = config.linger;
-        Ok(Hub { ports, state: Some(state), log, commands, told, to_prime: VecDeque::new(), linger })
+        let (to_prime, waiting) = (VecDeque::new(), VecDeque::new());
+        Ok(Hub { ports, state: Some(state), log, commands, told, to_prime, primed: 0, waiting, linger })
     }
 
     /// Runs until nobody has listened for a while, or until drained.
@@ -117,18 +135,19 @@ impl Hub {
         let mut batches = 0;
         loop {
             let Some(state) = &self.state else { return };
-            if !state.audience.is_empty() {
+            if !state.audience.is_empty() || !self.waiting.is_empty() {
                 idle_since = tokio::time::Instant::now();
             }
             let due = state.board.next_due().unwrap_or(Millis::MAX);
             let clock = Arc::clone(&self.ports.clock);
             let has_to_prime = !self.to_prime.is_empty();
+            let patience = if self.waiting.is_empty() { BATCHES_IN_A_ROW } else { 1 };
             // The log first, so that a subscriber's place is behind all that is known by then; but a log that always has more
             // must not keep subscribers waiting, nor closes.
             tokio::select! {
                 biased;
                 () = self.ports.drain.started() => return,
-                batch = self.log.next(), if batches < BATCHES_IN_A_ROW => {
+                batch = self.log.next(), if batches < patience => {
                     batches += 1;
                     self.advance(batch).await;
                     continue;
@@ -144,8 +163,11 @@ impl Hub {
                     }
                     self.sweep();
                 }
-                () = std::future::ready(()), if has_to_prime => self.prime().await,
-                () = std::future::ready(()), if batches >= BATCHES_IN_A_ROW => {}
+                () = std::future::ready(()), if has_to_prime => {
+                    self.prime().await;
+                    self.seat().await;
+                }
+                () = std::future::ready(()), if batches >= patience => {}
             }
             batches = 0;
         }
@@ -197,44 +219,59 @@ impl Hub {
     }
 
     async fn obey(&mut self, command: Command) {
-        // So that a seat's position is of now: closes before it have been told to those who were there.
-        self.step(ChangeBatch::default()).await;
         match command {
             // Whoever asked has waited long enough.
             Command::Join(_, answer) if answer.is_closed() => {}
+            // Without the answer, whoever asked tries again.
+            Command::Join(..) if self.to_prime.len() >= MAX_TO_PRIME => {}
             Command::Join(filter, answer) => {
                 let universe = match filter.keys {
-                    // Without the answer, whoever asked tries again.
                     None => match universe(&self.ports.reader.clone()).await {
                         Some(universe) => universe,
                         None => return,
                     },
                     Some(_) => Vec::new(),
                 };
-                let Some(State { board, audience, position, .. }) = &mut self.state else { return };
-                let mailbox = Mailbox::new();
-                let seat = Seat { mailbox: Arc::clone(&mailbox), position: *position };
-                if answer.send(seat).is_err() {
+                let (sender, receiver) = oneshot::channel();
+                let Some(State { board, audience, position }) = &mut self.state else { return };
+                if answer.send(receiver).is_err() {
                     return;
                 }
-                audience.join(&filter, mailbox);
+                audience.expect(&filter);
                 for key in filter.keys.as_deref().unwrap_or(&universe) {
                     let wanted = board.unprimed(key, filter.timeframes);
                     if !wanted.is_empty() {
                         self.to_prime.push_back((key.clone(), wanted, position.watermark));
                     }
                 }
+                let ticket = self.primed + self.to_prime.len() as u64;
+                self.waiting.push_back(Waiting { filter, ticket, answer: sender });
+                self.seat().await;
             }
             #[cfg(test)]
             Command::Locate(answer) => {
-                while !self.to_prime.is_empty() && self.state.is_some() {
-                    self.prime().await;
-                }
                 self.step(ChangeBatch::default()).await;
                 if let Some(state) = &self.state {
                     let _ = answer.send(state.position);
                 }
             }
+        }
+    }
+
+    /// Gives a seat to everybody for whom enough is ready.
+    async fn seat(&mut self) {
+        if self.waiting.front().is_none_or(|first| first.ticket > self.primed) {
+            return;
+        }
+        // So that a seat's position is of now: closes before it have been told to those who were there.
+        self.step(ChangeBatch::default()).await;
+        let Some(State { audience, position, .. }) = &mut self.state else { return };
+        while let Some(Waiting { filter, answer, .. }) = self.waiting.pop_front_if(|first| first.ticket <= self.primed)
+        {
+            let mailbox = Mailbox::new();
+            let seat = Seat { mailbox: Arc::clone(&mailbox), position: *position };
+            let is_there = answer.send(seat).is_ok();
+            audience.seat(&filter, is_there.then_some(mailbox));
         }
     }
 
@@ -372,7 +409,8 @@ impl Hub {
 
     /// Reads the newest candles of some instruments that are newly watched.
     async fn prime(&mut self) {
-        let slice: Vec<_> = self.to_prime.drain(..self.to_prime.len().min(PRIME_SLICE)).collect();
+        let count = self.to_prime.len().min(PRIME_SLICE);
+        let slice: Vec<_> = self.to_prime.drain(..count).collect();
         let Some(State { board, .. }) = &mut self.state else { return };
         let unknown: BTreeSet<InstrumentKey> =
             slice.iter().filter(|(key, ..)| !board.knows(key)).map(|(key, ..)| key.clone()).collect();
@@ -413,6 +451,7 @@ impl Hub {
         for (key, timeframe, newest, since) in read {
             board.prime(&key, timeframe, newest, since);
         }
+        self.primed += count as u64;
     }
 }
 

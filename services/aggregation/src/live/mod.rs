@@ -64,6 +64,9 @@ const AHEAD: Duration = Duration::from_secs(5);
 const JOIN_ATTEMPTS: usize = 3;
 /// How long an attempt waits for the hub, which may itself be waiting for ingestion. A step of it takes a fraction of this.
 const JOIN_WAIT: Duration = Duration::from_secs(3);
+/// How long it then waits for its seat: the newest candles of every instrument are read first. 5000 instruments take a second or two,
+/// the largest subscription in all timeframes on a busy machine half of this.
+const SEAT_WAIT: Duration = Duration::from_secs(60);
 /// Resumptions at work at once in a process, each with all that was missed in memory and reads under way. Others wait their turn.
 const RESUMPTIONS: usize = 4;
 /// How far a cursor's watermark may be behind: closes since then are found by reading, not from the log, and must be few enough. Longer
@@ -326,8 +329,7 @@ impl Live {
         let given_up = tokio::time::Instant::now() + AHEAD;
         let mut attempts = JOIN_ATTEMPTS;
         loop {
-            let attempt = tokio::time::timeout(JOIN_WAIT, self.ask(filter)).await;
-            let Some((seat, mut told)) = attempt.map_err(|_| LiveError::NotReady)?? else {
+            let Some((seat, mut told)) = self.ask(filter).await? else {
                 attempts -= 1;
                 if attempts == 0 {
                     return Err(LiveError::NotReady);
@@ -354,12 +356,18 @@ impl Live {
 
     /// Asks the hub for a seat, which it does not give if it ends meanwhile, or cannot list the instruments.
     async fn ask(&self, filter: &Filter) -> Result<Option<(Seat, watch::Receiver<Position>)>, LiveError> {
-        let (commands, told) = self.running().await?;
-        let (sender, receiver) = oneshot::channel();
-        Ok(match commands.send(Command::Join(filter.clone(), sender)).await {
-            Ok(()) => receiver.await.ok().map(|seat| (seat, told)),
-            Err(_) => None,
-        })
+        let asked = async {
+            let (commands, told) = self.running().await?;
+            let (sender, receiver) = oneshot::channel();
+            Ok::<_, LiveError>(match commands.send(Command::Join(filter.clone(), sender)).await {
+                Ok(()) => receiver.await.ok().map(|seat| (seat, told)),
+                Err(_) => None,
+            })
+        };
+        let asked = tokio::time::timeout(JOIN_WAIT, asked).await.map_err(|_| LiveError::NotReady)??;
+        let Some((seat, told)) = asked else { return Ok(None) };
+        let seat = tokio::time::timeout(SEAT_WAIT, seat).await.map_err(|_| LiveError::NotReady)?;
+        Ok(seat.ok().map(|seat| (seat, told)))
     }
 
     /// The hub, started if there is none.

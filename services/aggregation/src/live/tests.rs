@@ -23,6 +23,7 @@ use super::*;
 use crate::query::Query;
 
 mod faults;
+mod ready;
 mod seam;
 
 const MINUTE: Millis = 60_000;

@@ -157,7 +157,9 @@ async fn a_batch_answers_each_instrument_with_its_own_outcome() {
 
 #[tokio::test]
 async fn a_batch_cut_by_the_drain_says_so() {
-    let service = Running::start().await;
+    // Ten milliseconds an instrument: without, a busy machine may have the whole batch in the transport before the drain begins.
+    let slow = Slow { source: source(ROWS), calls: AtomicUsize::new(0) };
+    let service = Running::start_with(Arc::new(slow), Arc::new(source(ROWS))).await;
     let keys = (0..4000).map(|index| format!("US|MANY{index}"));
     let asked =
         BatchComputeIndicatorsRequest { instrument_keys: keys.collect(), timeframe: "1m".into(), ..Default::default() };

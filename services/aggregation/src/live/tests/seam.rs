@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use super::super::cursor::Cursor;
 use super::*;
 
-const GRACE: Millis = 2000;
-const WATCHED: [&str; 2] = ["1m", "5m"];
+pub(super) const GRACE: Millis = 2000;
+pub(super) const WATCHED: [&str; 2] = ["1m", "5m"];
 
 /// A ledger whose changes reach the hub when they are let through; whoever else reads the log has them at once.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ fn late(at: Millis) -> (World, Arc<Late>) {
     (world, made.unwrap())
 }
 
-type Id = (String, String, Millis);
+pub(super) type Id = (String, String, Millis);
 
 /// Candles that a subscriber who begins now takes to be closed.
 async fn closed(world: &World, keys: &[InstrumentKey]) -> BTreeSet<Id> {
@@ -74,7 +74,13 @@ async fn closed(world: &World, keys: &[InstrumentKey]) -> BTreeSet<Id> {
 }
 
 /// Everything that is stored was told as it is, each close once and before corrections.
-async fn check_once(world: &World, heard: &Heard, keys: &[InstrumentKey], at_start: &BTreeSet<Id>, what: &str) {
+pub(super) async fn check_once(
+    world: &World,
+    heard: &Heard,
+    keys: &[InstrumentKey],
+    at_start: &BTreeSet<Id>,
+    what: &str,
+) {
     let closed = closed(world, keys).await;
     for key in keys {
         for timeframe in WATCHED {
