@@ -12,6 +12,8 @@
 const MAX_DEPTH: u32 = 64;
 /// Bytes of a number of 64 bits, seven bits in each.
 const MAX_VARINT_BYTES: u32 = 10;
+/// Largest page: writers make them of a megabyte or so, and a reader makes room for what the header claims before it has seen a byte.
+const MAX_PAGE_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Fields of a structure by number: those that the crate reads without a look at their type.
 type Fields = &'static [(i16, Shape)];
@@ -19,6 +21,8 @@ type Fields = &'static [(i16, Shape)];
 #[derive(Debug, Clone, Copy)]
 enum Shape {
     Int,
+    /// A number of bytes, compressed or not.
+    PageBytes,
     Byte,
     Double,
     Bytes,
@@ -26,7 +30,7 @@ enum Shape {
     List(Fields),
 }
 
-use Shape::{Byte, Bytes, Double, Int, List, Struct};
+use Shape::{Byte, Bytes, Double, Int, List, PageBytes, Struct};
 
 const EMPTY: Fields = &[];
 const KEY_VALUE: Fields = &[(1, Bytes), (2, Bytes)];
@@ -103,8 +107,8 @@ const FILE_META_DATA: Fields = &[
 ];
 const PAGE_HEADER: Fields = &[
     (1, Int),
-    (2, Int),
-    (3, Int),
+    (2, PageBytes),
+    (3, PageBytes),
     (4, Int),
     (5, Struct(&[(1, Int), (2, Int), (3, Int), (4, Int)])),
     (6, Struct(EMPTY)),
@@ -153,9 +157,10 @@ impl Shape {
     /// The fields of what is written as `kind`; nothing if this is of another kind.
     fn fields(self, kind: u8) -> Option<Fields> {
         match (self, kind) {
-            (Int, wire::I16..=wire::I64) | (Byte, wire::BYTE) | (Double, wire::DOUBLE) | (Bytes, wire::BINARY) => {
-                Some(EMPTY)
-            }
+            (Int | PageBytes, wire::I16..=wire::I64)
+            | (Byte, wire::BYTE)
+            | (Double, wire::DOUBLE)
+            | (Bytes, wire::BINARY) => Some(EMPTY),
             (Struct(fields), wire::STRUCT) | (List(fields), wire::LIST | wire::SET) => Some(fields),
             _ => None,
         }
@@ -176,10 +181,7 @@ impl Walk<'_> {
                 return Ok(());
             }
             let id = match delta {
-                0 => {
-                    let number = self.varint()?;
-                    ((number >> 1) as i64 ^ -((number & 1) as i64)) as i16
-                }
+                0 => signed(self.varint()?) as i16,
                 delta => last.checked_add(i16::from(delta)).ok_or_else(|| refused("a field has no number"))?,
             };
             let known = fields.iter().find(|(known, _)| *known == id);
@@ -189,7 +191,10 @@ impl Walk<'_> {
                 })?,
                 None => EMPTY,
             };
-            self.value(kind, within, depth)?;
+            match known {
+                Some((_, PageBytes)) => self.page_bytes()?,
+                _ => self.value(kind, within, depth)?,
+            }
             last = id;
         }
     }
@@ -224,6 +229,14 @@ impl Walk<'_> {
             wire::STRUCT => self.structure(within, depth),
             wire::UUID => self.pass(16),
             _ => Err(refused("a field of the metadata has no type")),
+        }
+    }
+
+    fn page_bytes(&mut self) -> Walked {
+        let claimed = signed(self.varint()?);
+        match u64::try_from(claimed).is_ok_and(|claimed| claimed <= MAX_PAGE_BYTES) {
+            true => Ok(()),
+            false => Err(Malformed::Refused(format!("a page claims {claimed} bytes, the limit is {MAX_PAGE_BYTES}"))),
         }
     }
 
@@ -263,6 +276,11 @@ impl Walk<'_> {
         self.bytes = self.bytes.get(count..).ok_or(Malformed::Ended)?;
         Ok(())
     }
+}
+
+/// The number that a zigzag code stands for.
+fn signed(code: u64) -> i64 {
+    (code >> 1) as i64 ^ -((code & 1) as i64)
 }
 
 fn refused(reason: &str) -> Malformed {
@@ -308,6 +326,19 @@ mod tests {
         // Field 32767 in the long form, as extensions of the format have it; a double; a map of a number to bytes.
         assert_eq!(check_footer(&[0x08, 0xfe, 0xff, 0x03, 0x02, 1, 2, 0]), Ok(()));
         assert_eq!(check_footer(&[0xe7, 0, 0, 0, 0, 0, 0, 0, 0, 0x1b, 1, 0x58, 4, 1, 9, 0]), Ok(()));
+    }
+
+    #[test]
+    fn a_page_has_no_more_bytes_than_the_limit() {
+        // Fields 2 and 3, each by its code: the limit, one more, minus one.
+        let limit = [0x80, 0x80, 0x80, 0x80, 0x02];
+        let header = |first: &[u8], second: &[u8]| [&[0x25], first, &[0x15], second, &[0]].concat();
+        assert_eq!(check_page_header(&header(&limit, &limit)), Ok(()));
+        for claimed in [&[0x82, 0x80, 0x80, 0x80, 0x02][..], &[0x01]] {
+            for bytes in [header(claimed, &limit), header(&limit, claimed)] {
+                assert!(matches!(check_page_header(&bytes), Err(Malformed::Refused(_))), "{bytes:?}");
+            }
+        }
     }
 
     #[test]

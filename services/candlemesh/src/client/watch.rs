@@ -116,11 +116,21 @@ async fn watch(
 }
 
 fn may_return(status: &Status) -> bool {
-    let slow = RemoteError::from_status(status).reason == "SLOW_SUBSCRIBER";
-    slow || matches!(
-        status.code(),
-        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Aborted | Code::Internal
-    )
+    let returns = [
+        Code::Unavailable,
+        Code::DeadlineExceeded,
+        Code::Cancelled,
+        Code::Unknown,
+        Code::Aborted,
+        // What transports make of a broken connection.
+        Code::Internal,
+    ];
+    match RemoteError::from_status(status).reason.as_str() {
+        "SLOW_SUBSCRIBER" => true,
+        // It would meet the same bug again.
+        "RESUMPTION_BROKEN" => false,
+        _ => returns.contains(&status.code()),
+    }
 }
 
 /// Prints a message; false when enough was printed.
