@@ -22,7 +22,8 @@ use crate::traffic::{CALL_TIMEOUT, FAILURE_PAUSE, SILENCE, Traffic};
 
 /// What is watched.
 pub const TIMEFRAMES: [&str; 2] = ["1m", "5m"];
-/// Longest time after which a subscriber leaves by itself and comes back.
+/// Longest time after which a subscriber leaves by itself and comes back, though not before it has come a step further: one that always
+/// left before would never hear anything.
 const LONGEST_STAY: Duration = Duration::from_secs(4);
 /// Status codes that say that it is not the request's fault: the same as of gRPC.
 const PASSING: [StatusCode; 3] = [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS, StatusCode::CONFLICT];
@@ -67,10 +68,13 @@ impl Traffic {
             };
             let Some(mut stream) = self.call(NAME, client.watch_candles(request)).await else { continue };
             let leaves = Instant::now() + LONGEST_STAY.mul_f64(numbers.unit());
+            let mut has_moved = false;
             loop {
                 let message = tokio::select! {
                     _ = stop.wait_for(|stop| *stop) => return Ok(()),
-                    () = tokio::time::sleep_until(leaves) => break self.tally.count(&format!("{NAME}: left by itself")),
+                    () = tokio::time::sleep_until(leaves), if has_moved => {
+                        break self.tally.count(&format!("{NAME}: left by itself"));
+                    }
                     message = tokio::time::timeout(SILENCE, stream.message()) => message,
                 };
                 let message = match message {
@@ -82,6 +86,7 @@ impl Traffic {
                 for update in &message.updates {
                     self.heard(NAME, &listener, Told::of(update)?);
                 }
+                has_moved |= cursor != message.cursor;
                 cursor = message.cursor;
                 listener.begin();
             }
@@ -121,10 +126,13 @@ impl Traffic {
             self.tally.count(&format!("{NAME}: answered"));
             let (mut text, mut waiting) = (Vec::new(), Vec::new());
             let leaves = Instant::now() + LONGEST_STAY.mul_f64(numbers.unit());
+            let mut has_moved = false;
             loop {
                 let frame = tokio::select! {
                     _ = stop.wait_for(|stop| *stop) => return Ok(()),
-                    () = tokio::time::sleep_until(leaves) => break self.tally.count(&format!("{NAME}: left by itself")),
+                    () = tokio::time::sleep_until(leaves), if has_moved => {
+                        break self.tally.count(&format!("{NAME}: left by itself"));
+                    }
                     frame = tokio::time::timeout(SILENCE, body.frame()) => frame,
                 };
                 let Ok(frame) = frame else {
@@ -143,6 +151,7 @@ impl Traffic {
                     // Who got a part of a message gets it again.
                     if let Some(id) = event.id {
                         waiting.drain(..).for_each(|told| self.heard(NAME, &listener, told));
+                        has_moved |= cursor != id;
                         cursor = id;
                         listener.begin();
                     }

@@ -11,6 +11,7 @@ use mesh::clock::Clock;
 use mesh::source::{Changes, StoredChange};
 use proto::aggregation::CandleEvent;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
 use super::LiveError;
 use super::board;
@@ -34,6 +35,8 @@ const PART_MS: Millis = 200 * 24 * 60 * 60 * 1000;
 const READS: usize = 8;
 /// Updates gathered before they become a message.
 const CHUNK: usize = 4096;
+/// How long they are gathered: who cannot stay for the whole of it has then come a step further with each message.
+const CHUNK_WAIT: Duration = Duration::from_millis(500);
 
 /// One resumption.
 #[derive(Debug)]
@@ -140,12 +143,13 @@ impl Catching {
         };
         let mut told = std::pin::pin!(futures::stream::iter(keys).map(told).buffered(READS));
         let cuts = Cuts::Resumption { from, to };
-        let mut updates = Vec::new();
+        let (mut updates, mut sent) = (Vec::new(), Instant::now());
         while let Some(more) = told.next().await {
             let more = self.or_end(more).await?.into_iter();
             updates.extend(more.filter(|update| last.as_ref().is_none_or(|last| is_after(update, last))));
-            if updates.len() >= CHUNK {
+            if updates.len() >= CHUNK || sent.elapsed() >= CHUNK_WAIT {
                 self.send(std::mem::take(&mut updates), &cuts).await?;
+                sent = Instant::now();
             }
         }
         self.send(updates, &cuts).await?;
