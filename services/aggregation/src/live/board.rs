@@ -138,7 +138,8 @@ impl Board {
             series.primed = series.primed.without(series.primed.without(wanted));
             series.slots.retain(|slot| wanted.holds(slot.timeframe));
         }
-        self.series.retain(|_, series| !series.primed.is_empty());
+        // Also what is not primed yet: its changes are followed.
+        self.series.retain(|key, _| !watched(key).is_empty());
         self.slots = self.series.values().map(|series| series.slots.len()).sum();
         self.pending.retain(|pending| watched(&pending.key).holds(pending.timeframe));
     }

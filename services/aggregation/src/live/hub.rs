@@ -28,10 +28,12 @@ use crate::engine::Error;
 const READS: usize = 16;
 /// Instruments made ready between two looks at the change log, so that a large subscription does not hold up the others.
 const PRIME_SLICE: usize = 64;
-/// Instruments that wait to be made ready, at most; beyond, nobody else is let in: ten of the largest subscriptions by name.
+/// Instruments that wait to be made ready, at most; beyond, nobody is let in of whom some must be: ten of the largest subscriptions by
+/// name.
 const MAX_TO_PRIME: usize = 10 * super::MAX_KEYS;
-/// Batches of the change log between two looks at everything else; one while somebody waits for a seat.
+/// Batches of the change log between two looks at everything else, and fewer while somebody waits for a seat.
 const BATCHES_IN_A_ROW: usize = 16;
+const BATCHES_WHILE_WAITING: usize = 4;
 /// How often subscribers who left or lag are looked for when nothing happens.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// Waits between attempts to reach ingestion, from the first to the longest.
@@ -72,13 +74,13 @@ struct State {
     position: Position,
 }
 
-/// Who is to have a seat once enough instruments are made ready. Until then all that the filter names is followed, and told to nobody:
-/// a close that was due meanwhile would be missing, or come again after a resumption.
+/// Who is to have a seat once its instruments are made ready. Until then all that the filter names is followed, and told to nobody: a
+/// close that was due meanwhile would be missing, or come again after a resumption.
 #[derive(Debug)]
 struct Waiting {
     filter: Filter,
-    /// How many must have been made ready, of all that ever were to be.
-    ticket: u64,
+    /// Instruments whose newest candles are still to be read, and of which timeframes.
+    to_prime: VecDeque<(InstrumentKey, Timeframes)>,
     answer: oneshot::Sender<Seat>,
 }
 
@@ -90,11 +92,7 @@ pub(super) struct Hub {
     log: Log,
     commands: mpsc::Receiver<Command>,
     told: watch::Sender<Position>,
-    /// Instruments whose newest candles are to be read, with the watermark at which somebody began to watch.
-    to_prime: VecDeque<(InstrumentKey, Timeframes, Millis)>,
-    /// How many have left that queue, made ready.
-    primed: u64,
-    /// In the order of their tickets.
+    /// A slice of the first is made ready, then it goes behind the others.
     waiting: VecDeque<Waiting>,
     linger: Duration,
 }
@@ -124,8 +122,7 @@ impl Hub {
         };
         told.send_replace(position);
         let linger = config.linger;
-        let (to_prime, waiting) = (VecDeque::new(), VecDeque::new());
-        Ok(Hub { ports, state: Some(state), log, commands, told, to_prime, primed: 0, waiting, linger })
+        Ok(Hub { ports, state: Some(state), log, commands, told, waiting: VecDeque::new(), linger })
     }
 
     /// Runs until nobody has listened for a while, or until drained.
@@ -140,8 +137,8 @@ impl Hub {
             }
             let due = state.board.next_due().unwrap_or(Millis::MAX);
             let clock = Arc::clone(&self.ports.clock);
-            let has_to_prime = !self.to_prime.is_empty();
-            let patience = if self.waiting.is_empty() { BATCHES_IN_A_ROW } else { 1 };
+            let is_awaited = !self.waiting.is_empty();
+            let patience = if is_awaited { BATCHES_WHILE_WAITING } else { BATCHES_IN_A_ROW };
             // The log first, so that a subscriber's place is behind all that is known by then; but a log that always has more
             // must not keep subscribers waiting, nor closes.
             tokio::select! {
@@ -163,10 +160,7 @@ impl Hub {
                     }
                     self.sweep();
                 }
-                () = std::future::ready(()), if has_to_prime => {
-                    self.prime().await;
-                    self.seat().await;
-                }
+                () = std::future::ready(()), if is_awaited => self.make_ready().await,
                 () = std::future::ready(()), if batches >= patience => {}
             }
             batches = 0;
@@ -222,30 +216,30 @@ impl Hub {
         match command {
             // Whoever asked has waited long enough.
             Command::Join(_, answer) if answer.is_closed() => {}
-            // Without the answer, whoever asked tries again.
-            Command::Join(..) if self.to_prime.len() >= MAX_TO_PRIME => {}
             Command::Join(filter, answer) => {
                 let universe = match filter.keys {
+                    // Without the answer, whoever asked tries again.
                     None => match universe(&self.ports.reader.clone()).await {
                         Some(universe) => universe,
                         None => return,
                     },
                     Some(_) => Vec::new(),
                 };
+                self.let_go();
+                let queued: usize = self.waiting.iter().map(|waiting| waiting.to_prime.len()).sum();
                 let (sender, receiver) = oneshot::channel();
-                let Some(State { board, audience, position }) = &mut self.state else { return };
-                if answer.send(receiver).is_err() {
+                let Some(State { board, audience, .. }) = &mut self.state else { return };
+                let keys = filter.keys.as_deref().unwrap_or(&universe).iter();
+                let to_prime: VecDeque<_> = keys
+                    .map(|key| (key, board.unprimed(key, filter.timeframes)))
+                    .filter(|(_, wanted)| !wanted.is_empty())
+                    .map(|(key, wanted)| (key.clone(), wanted))
+                    .collect();
+                if (!to_prime.is_empty() && queued >= MAX_TO_PRIME) || answer.send(receiver).is_err() {
                     return;
                 }
                 audience.expect(&filter);
-                for key in filter.keys.as_deref().unwrap_or(&universe) {
-                    let wanted = board.unprimed(key, filter.timeframes);
-                    if !wanted.is_empty() {
-                        self.to_prime.push_back((key.clone(), wanted, position.watermark));
-                    }
-                }
-                let ticket = self.primed + self.to_prime.len() as u64;
-                self.waiting.push_back(Waiting { filter, ticket, answer: sender });
+                self.waiting.push_back(Waiting { filter, to_prime, answer: sender });
                 self.seat().await;
             }
             #[cfg(test)]
@@ -258,16 +252,42 @@ impl Hub {
         }
     }
 
-    /// Gives a seat to everybody for whom enough is ready.
+    /// Reads the newest candles of some instruments of the first who waits, and gives it its seat if these were the last.
+    async fn make_ready(&mut self) {
+        self.let_go();
+        let Some(mut first) = self.waiting.pop_front() else { return };
+        let count = first.to_prime.len().min(PRIME_SLICE);
+        let slice: Vec<_> = first.to_prime.drain(..count).collect();
+        self.waiting.push_back(first);
+        self.prime(slice).await;
+        self.seat().await;
+    }
+
+    /// Forgets those who wait no longer.
+    fn let_go(&mut self) {
+        let Some(State { audience, .. }) = &mut self.state else { return };
+        self.waiting.retain(|waiting| {
+            let stays = !waiting.answer.is_closed();
+            if !stays {
+                audience.seat(&waiting.filter, None);
+            }
+            stays
+        });
+    }
+
+    /// Gives a seat to everybody for whom all is ready.
     async fn seat(&mut self) {
-        if self.waiting.front().is_none_or(|first| first.ticket > self.primed) {
+        if self.waiting.iter().all(|waiting| !waiting.to_prime.is_empty()) {
             return;
         }
         // So that a seat's position is of now: closes before it have been told to those who were there.
         self.step(ChangeBatch::default()).await;
         let Some(State { audience, position, .. }) = &mut self.state else { return };
-        while let Some(Waiting { filter, answer, .. }) = self.waiting.pop_front_if(|first| first.ticket <= self.primed)
-        {
+        let (ready, waiting) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|waiting| waiting.to_prime.is_empty());
+        self.waiting = waiting;
+        let ready: VecDeque<Waiting> = ready;
+        for Waiting { filter, answer, .. } in ready {
             let mailbox = Mailbox::new();
             let seat = Seat { mailbox: Arc::clone(&mailbox), position: *position };
             let is_there = answer.send(seat).is_ok();
@@ -385,7 +405,7 @@ impl Hub {
         self.told.send_replace(after);
     }
 
-    /// Gets to know the instruments of a batch that are watched and were not seen before.
+    /// Gets to know the instruments of a batch that are watched and were not seen before, and what is stored of them before it.
     async fn learn(&mut self, batch: &ChangeBatch) {
         let Some(State { board, audience, .. }) = &mut self.state else { return };
         let mut unknown: Vec<InstrumentKey> = Vec::new();
@@ -396,24 +416,19 @@ impl Hub {
         }
         unknown.sort_unstable();
         unknown.dedup();
-        for (key, found) in look_up(&self.ports.reader.clone(), unknown).await {
-            let Some(State { board, audience, position }) = &mut self.state else { return };
-            if let Some((calendar, stored)) = found {
-                board.add_series(&key, calendar, stored);
-                // Its changes come next; what was stored before them is read by the queue.
-                let wanted = audience.watched(&key);
-                self.to_prime.push_back((key, wanted, position.watermark));
-            }
+        let wanted = unknown.into_iter().map(|key| (audience.watched(&key), key));
+        let wanted: Vec<_> = wanted.map(|(wanted, key)| (key, wanted)).collect();
+        if !wanted.is_empty() {
+            self.prime(wanted).await;
         }
     }
 
-    /// Reads the newest candles of some instruments that are newly watched.
-    async fn prime(&mut self) {
-        let count = self.to_prime.len().min(PRIME_SLICE);
-        let slice: Vec<_> = self.to_prime.drain(..count).collect();
-        let Some(State { board, .. }) = &mut self.state else { return };
+    /// Reads the newest candles of some instruments that are newly watched, as of what was told.
+    async fn prime(&mut self, slice: Vec<(InstrumentKey, Timeframes)>) {
+        let Some(State { board, position, .. }) = &mut self.state else { return };
+        let since = position.watermark;
         let unknown: BTreeSet<InstrumentKey> =
-            slice.iter().filter(|(key, ..)| !board.knows(key)).map(|(key, ..)| key.clone()).collect();
+            slice.iter().filter(|(key, _)| !board.knows(key)).map(|(key, _)| key.clone()).collect();
         for (key, found) in look_up(&self.ports.reader.clone(), unknown.into_iter().collect()).await {
             let Some(State { board, .. }) = &mut self.state else { return };
             if let Some((calendar, stored)) = found {
@@ -422,14 +437,14 @@ impl Hub {
         }
         // As of what was told: a change that is stored and on its way would else be known before it comes.
         let Some(State { position, .. }) = &self.state else { return };
-        let keys: Vec<InstrumentKey> = slice.iter().map(|(key, ..)| key.clone()).collect();
+        let keys: Vec<InstrumentKey> = slice.iter().map(|(key, _)| key.clone()).collect();
         let (ports, sequence) = (self.ports.clone(), position.sequence);
         let (changes, master) = (ports.changes.as_ref(), ports.reader.aggregator.master.as_ref());
         let pinned = persist(|| async { Ok(revisions_at(changes, master, &keys, sequence).await?) }).await;
         let Some(State { board, .. }) = &mut self.state else { return };
         let closing = board.closing;
         let mut reads = Vec::new();
-        for (key, wanted, since) in slice {
+        for (key, wanted) in slice {
             let (Some(calendar), Some(stored)) = (board.calendar(&key), board.stored(&key)) else { continue };
             // Where the log could not be asked, what is there now: a correction told for a close is better than a close never told.
             let revision = pinned.as_ref().map(|pinned| pinned.get(&key).copied().unwrap_or_default());
@@ -438,20 +453,19 @@ impl Hub {
                 let (key, calendar) = (key.clone(), Arc::clone(&calendar));
                 reads.push(async move {
                     let Some(range) = unsaid(&calendar, timeframe, stored, closing, since) else {
-                        return (key, timeframe, (0, Vec::new()), since);
+                        return (key, timeframe, (0, Vec::new()));
                     };
                     let read = || reader.candles(&calendar, &key, timeframe, range, revision);
                     let newest = persist(read).await.unwrap_or_default();
-                    (key, timeframe, newest, since)
+                    (key, timeframe, newest)
                 });
             }
         }
         let read: Vec<_> = futures::stream::iter(reads).buffered(READS).collect().await;
         let Some(State { board, .. }) = &mut self.state else { return };
-        for (key, timeframe, newest, since) in read {
+        for (key, timeframe, newest) in read {
             board.prime(&key, timeframe, newest, since);
         }
-        self.primed += count as u64;
     }
 }
 

@@ -64,9 +64,9 @@ const AHEAD: Duration = Duration::from_secs(5);
 const JOIN_ATTEMPTS: usize = 3;
 /// How long an attempt waits for the hub, which may itself be waiting for ingestion. A step of it takes a fraction of this.
 const JOIN_WAIT: Duration = Duration::from_secs(3);
-/// How long it then waits for its seat: the newest candles of every instrument are read first. 5000 instruments take a second or two,
-/// the largest subscription in all timeframes on a busy machine half of this.
-const SEAT_WAIT: Duration = Duration::from_secs(60);
+/// How long it then waits for its seat: the newest candles of every instrument are read first. Below the deadline that a call without
+/// one gets, so that the answer says what happened.
+const SEAT_WAIT: Duration = Duration::from_secs(25);
 /// Resumptions at work at once in a process, each with all that was missed in memory and reads under way. Others wait their turn.
 const RESUMPTIONS: usize = 4;
 /// How far a cursor's watermark may be behind: closes since then are found by reading, not from the log, and must be few enough. Longer
@@ -326,7 +326,7 @@ impl Live {
         filter: &Filter,
         cursor: Option<&Cursor>,
     ) -> Result<(Seat, watch::Receiver<Position>), LiveError> {
-        let given_up = tokio::time::Instant::now() + AHEAD;
+        let mut given_up = None;
         let mut attempts = JOIN_ATTEMPTS;
         loop {
             let Some((seat, mut told)) = self.ask(filter).await? else {
@@ -347,6 +347,7 @@ impl Live {
                 let _ = told.wait_for(|told| told.sequence >= reached.sequence).await;
                 self.ports.clock.reach(reached.watermark).await;
             };
+            let given_up = *given_up.get_or_insert_with(|| tokio::time::Instant::now() + AHEAD);
             if tokio::time::timeout_at(given_up, caught_up).await.is_err() {
                 let reason = format!("'{cursor}' is ahead of the change log; it was not made by this mesh");
                 return Err(FieldError::new("cursor", reason).into());
@@ -437,10 +438,6 @@ struct Listening {
 
 impl Listening {
     async fn next(&mut self) -> Result<Message, LiveError> {
-        // The first message is there at once, so that even who hears nothing has a cursor.
-        if std::mem::take(&mut self.is_new) && self.lead.is_none() {
-            return Ok(Message::empty(self.last.clone()));
-        }
         while let Some(lead) = &mut self.lead {
             match tokio::time::timeout(self.heartbeat, lead.messages.recv()).await {
                 Ok(Some(message)) => return self.took(message?),
@@ -452,6 +449,10 @@ impl Listening {
                 },
                 Err(_) => return Ok(Message::empty(self.last.clone())),
             }
+        }
+        // The first message is there at once, so that even who hears nothing has a cursor.
+        if self.is_new {
+            return self.took(Message::empty(self.last.clone()));
         }
         let next = match tokio::time::timeout(self.heartbeat, self.seat.mailbox.next()).await {
             Ok(next) => next,
@@ -473,6 +474,7 @@ impl Listening {
     }
 
     fn took(&mut self, message: Message) -> Result<Message, LiveError> {
+        self.is_new = false;
         self.last.clone_from(&message.cursor);
         Ok(message)
     }

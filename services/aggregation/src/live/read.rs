@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use market::{Calendar, InstrumentKey, Millis, TimeRange, Timeframe};
 use mesh::Fault;
+use mesh::source::SourceCoverage;
 use proto::aggregation::GetCandlesRequest;
 use proto::convert;
 use tonic::Code;
@@ -41,7 +42,7 @@ impl Reader {
 
     pub(super) async fn stored(&self, key: &InstrumentKey) -> Result<Stored, Error> {
         let mut stored = Stored { last_minute: Millis::MIN, last_open_time: Millis::MIN, minutes_only: true };
-        for source in self.aggregator.master.coverage(key).await? {
+        for source in self.coverage(key).await? {
             stored.last_open_time = stored.last_open_time.max(source.last_open_time);
             match source.timeframe {
                 Timeframe::M1 => stored.last_minute = source.last_open_time,
@@ -49,6 +50,11 @@ impl Reader {
             }
         }
         Ok(stored)
+    }
+
+    /// What is stored of an instrument, by source timeframe.
+    pub(super) async fn coverage(&self, key: &InstrumentKey) -> Result<Vec<SourceCoverage>, Error> {
+        Ok(self.aggregator.master.coverage(key).await?)
     }
 
     /// Candles with an open time in the range, as of a revision; of revision 0 there are none. What of a superseded revision is no

@@ -105,8 +105,12 @@ impl Catching {
         let newest = |key| async move {
             let mut updates = Vec::new();
             let Some((calendar, stored)) = self.look_up(&key).await? else { return Ok(updates) };
+            let coverage = self.reader.coverage(&key).await?;
             for timeframe in self.filter.timeframes.iter() {
-                let from = stored.last_open_time - if stored.minutes_only { 0 } else { STAMP_SHIFT_MS };
+                // Of the sources that its candles are made of: another may be years ahead.
+                let sources = coverage.iter().filter(|source| timeframe.divisible_by(source.timeframe));
+                let Some(last) = sources.map(|source| source.last_open_time).max() else { continue };
+                let from = last - if stored.minutes_only { 0 } else { STAMP_SHIFT_MS };
                 let first = calendar.bucket(&calendar.day_at(from), timeframe, from);
                 let range = reaching(first.start());
                 let (revision, rows) = self.reader.candles(&calendar, &key, timeframe, range, None).await?;

@@ -431,6 +431,24 @@ async fn a_snapshot_comes_first_and_closed_only_tells_no_forming_candle() {
 }
 
 #[tokio::test]
+async fn a_snapshot_has_the_newest_of_each_timeframe_however_old_its_source_is() {
+    let world = world(NOON, &[("CRYPTO|E", "24x7")], Config::default());
+    let key: InstrumentKey = "CRYPTO|E".parse().unwrap();
+    world.put(&key, vec![minute(NOON - 5000 * MINUTE, 1.0)]);
+    world.ledger.put(&[(key, Timeframe::M30, vec![minute(NOON - 60 * MINUTE, 2.0)])]);
+    let request = WatchCandlesRequest { snapshot: true, ..watching(&["CRYPTO|E"], &["1m", "30m"], "") };
+    let mut heard = world.watch(request).await.unwrap();
+    let here = world.live.locate().await;
+    let told = events(&heard.listen(here, NOON).await);
+    assert_eq!(told, [(CandleEvent::Snapshot, 1.0, true, true), (CandleEvent::Snapshot, 2.0, true, true)]);
+    // Of nothing, the first message comes at once all the same.
+    let request = WatchCandlesRequest { snapshot: true, ..watching(&["CRYPTO|NONE"], &["1m"], "") };
+    let mut nothing = world.watch(request).await.unwrap();
+    let first = tokio::time::timeout(Duration::from_secs(5), nothing.take(NOON)).await.expect("before the heartbeat");
+    assert!(first.is_empty() && nothing.position().is_some());
+}
+
+#[tokio::test]
 async fn coarser_sources_count_until_minutes_take_their_place() {
     let world = world(NOON, &[("CRYPTO|E", "24x7")], Config::default());
     let key: InstrumentKey = "CRYPTO|E".parse().unwrap();

@@ -37,7 +37,7 @@ impl Engine {
         unknown: impl Iterator<Item = (&'a InstrumentKey, &'a Calendar)>,
     ) -> Result<()> {
         let new: BTreeMap<&InstrumentKey, Instrument> =
-            unknown.map(|(key, calendar)| (key, first_seen(key, calendar))).collect();
+            unknown.map(|(key, calendar)| (key, first_seen(key, calendar.name()))).collect();
         if new.is_empty() {
             return Ok(());
         }
@@ -48,8 +48,12 @@ impl Engine {
     }
 
     pub(crate) async fn instrument(&self, key: &InstrumentKey) -> Result<Instrument> {
-        let found = self.stores.catalog.instrument(key).await?;
-        found.ok_or_else(|| Error::UnknownInstrument(key.clone()))
+        if let Some(found) = self.stores.catalog.instrument(key).await? {
+            return Ok(found);
+        }
+        // Its first candles are durable, and may be heard of, before the catalog has it: it is what it will be there.
+        let stored_by = self.stores.candles.calendar(key).await?;
+        stored_by.map(|calendar| first_seen(key, &calendar)).ok_or_else(|| Error::UnknownInstrument(key.clone()))
     }
 
     /// A page of instruments after a key, and whether there are more.
@@ -109,14 +113,14 @@ impl Engine {
     }
 }
 
-fn first_seen(key: &InstrumentKey, calendar: &Calendar) -> Instrument {
+fn first_seen(key: &InstrumentKey, calendar: &str) -> Instrument {
     Instrument {
         key: key.clone(),
         name: String::new(),
         exchange: exchange_of(key).to_owned(),
         currency: String::new(),
         tick_size: 0.0,
-        calendar: calendar.name().to_owned(),
+        calendar: calendar.to_owned(),
     }
 }
 

@@ -77,7 +77,7 @@ impl Engine {
             let unknown = with_rows.iter().filter(|index| known[**index].is_none());
             self.create_instruments(unknown.map(|index| (&keys[*index], &*calendars[*index]))).await?;
         }
-        // Last: who hears of a change finds its instrument.
+        // Others may read of them in the log before this, and before the catalog has the instrument.
         self.feed.hand_over(changes);
         self.fill_revisions(&keys, &frames, &mut outcomes).await?;
         count(&outcomes);

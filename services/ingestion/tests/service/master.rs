@@ -114,6 +114,10 @@ async fn an_instrument_takes_no_other_calendar_than_that_of_its_candles() {
 #[tokio::test]
 async fn candles_without_an_instrument_go_on_by_their_calendar() {
     let (stores, mesh) = candles_without_an_instrument("NYSE").await;
+    // Who hears of the candles before the catalog does finds what it will say.
+    let request = GetInstrumentRequest { instrument_key: RELIANCE.into() };
+    let found = mesh.client.clone().get_instrument(request).await.unwrap().into_inner().instrument.unwrap();
+    assert_eq!((found.calendar.as_str(), found.exchange.as_str()), ("NYSE", "NSE"));
     let mut row = batch(RELIANCE, "1m", vec![flat("2016-08-16T14:01:00Z", 2.0)]);
     row.calendar = "NSE".into();
     let refused = fault(mesh.put(row.clone()).await.unwrap_err());

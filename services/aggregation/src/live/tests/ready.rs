@@ -7,6 +7,8 @@ use std::sync::{Mutex, OnceLock};
 use market::{CorporateAction, Instrument, TimeRange};
 use mesh::source::{Group, SourceCoverage};
 
+use tokio::sync::Semaphore;
+
 use super::seam::{GRACE, Id, WATCHED, check_once};
 use super::*;
 use crate::live::pin::revisions_at;
@@ -22,6 +24,8 @@ struct Eventful {
     /// Present while something happens.
     random: Mutex<Option<StdRng>>,
     happened: AtomicUsize,
+    /// Questions about what is stored that are answered.
+    answers: Semaphore,
 }
 
 impl std::fmt::Debug for Eventful {
@@ -63,6 +67,7 @@ impl MasterData for Eventful {
     }
 
     async fn coverage(&self, key: &InstrumentKey) -> Result<Vec<SourceCoverage>, RemoteError> {
+        self.answers.acquire().await.unwrap().forget();
         self.happen();
         self.ledger.coverage(key).await
     }
@@ -94,30 +99,75 @@ async fn closed_at(world: &World, keys: &[InstrumentKey], place: Position) -> BT
     closed
 }
 
+fn names() -> Vec<String> {
+    (0..INSTRUMENTS).map(|index| format!("CRYPTO|K{index}")).collect()
+}
+
+fn eventful(names: &[&str], answers: usize) -> (World, Arc<Eventful>) {
+    let instruments: Vec<(&str, &str)> = names.iter().map(|name| (*name, "24x7")).collect();
+    let mut made = None;
+    let world = world_of(NOON + 500, &instruments, Config::default(), |ledger| {
+        let eventful = Arc::new(Eventful {
+            ledger: Arc::clone(ledger),
+            clock: OnceLock::new(),
+            keys: names.iter().map(|name| name.parse().unwrap()).collect(),
+            random: Mutex::default(),
+            happened: AtomicUsize::new(0),
+            answers: Semaphore::new(answers),
+        });
+        made = Some(Arc::clone(&eventful));
+        (Arc::clone(ledger) as _, eventful as _)
+    });
+    let eventful = made.unwrap();
+    eventful.clock.set(Arc::clone(&world.clock)).unwrap();
+    (world, eventful)
+}
+
+#[tokio::test]
+async fn a_small_subscription_does_not_wait_for_a_large_one_and_who_leaves_is_forgotten() {
+    let names = names();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (world, eventful) = eventful(&names[..], 10);
+    let mut large = Box::pin(world.watch(watching(&names[..149], &["1m"], "")));
+    let begun = async {
+        while eventful.answers.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = &mut large => panic!("it has its seat without the answers"),
+        () = begun => {}
+    };
+    let mut small = Box::pin(world.watch(watching(&names[149..], &["1m"], "")));
+    assert!((&mut small).now_or_never().is_none());
+    // Enough for two slices of the large one, and for the small one.
+    eventful.answers.add_permits(2 * 64 + 1 - 10);
+    let mut small = tokio::select! {
+        _ = &mut large => panic!("it has its seat without the answers"),
+        small = small => small.unwrap(),
+    };
+    assert_eq!(eventful.answers.available_permits(), 0);
+    // It leaves, and nothing more is asked for it than what was on its way.
+    drop(large);
+    eventful.answers.add_permits(1000);
+    world.put(&names[149].parse().unwrap(), vec![minute(NOON, 3.0)]);
+    let here = world.live.locate().await;
+    assert_eq!(events(&small.listen(here, NOON + 500).await), [(CandleEvent::Update, 3.0, false, false)]);
+    assert!(eventful.answers.available_permits() >= 1000 - 64, "{:?}", eventful.answers);
+    let again = world.watch(watching(&names[..149], &["1m"], "")).await.unwrap();
+    drop(again);
+}
+
 #[tokio::test]
 async fn what_falls_due_while_a_subscription_is_made_ready_is_told_once_or_was_before_its_place() {
-    let names: Vec<String> = (0..INSTRUMENTS).map(|index| format!("CRYPTO|K{index}")).collect();
+    let names = names();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let instruments: Vec<(&str, &str)> = names.iter().map(|name| (*name, "24x7")).collect();
     let keys: Vec<InstrumentKey> = names.iter().map(|name| name.parse().unwrap()).collect();
     let mut closes = 0;
     for seed in 0..16 {
         let is_resumed = seed % 2 > 0;
         let named: &[&str] = if seed % 4 < 2 { &names } else { &[] };
-        let mut made = None;
-        let world = world_of(NOON + 500, &instruments, Config::default(), |ledger| {
-            let eventful = Arc::new(Eventful {
-                ledger: Arc::clone(ledger),
-                clock: OnceLock::new(),
-                keys: keys.clone(),
-                random: Mutex::default(),
-                happened: Default::default(),
-            });
-            made = Some(Arc::clone(&eventful));
-            (Arc::clone(ledger) as _, eventful as _)
-        });
-        let eventful = made.unwrap();
-        eventful.clock.set(Arc::clone(&world.clock)).unwrap();
+        let (world, eventful) = eventful(&names, Semaphore::MAX_PERMITS);
         for key in &keys {
             world.put(key, (-2..=0).map(|at| minute(NOON + at * MINUTE, 1.0)).collect());
         }
