@@ -26,4 +26,8 @@ pub enum Error {
     /// Output buffers do not match the outputs asked for.
     #[error("{found} output buffers given, {expected} needed")]
     BufferCount { found: usize, expected: usize },
+
+    /// The caller's `stop` said so; what was computed is lost.
+    #[error("stopped before the end")]
+    Stopped,
 }

@@ -23,7 +23,7 @@ use tracing::Instrument;
 
 use crate::config::ServerConfig;
 use crate::context::RequestContext;
-use crate::{DECISIONS_HEADER, Fault, REQUEST_ID_HEADER, to_status};
+use crate::{DECISIONS_HEADER, Fault, PRIORITY_HEADER, REQUEST_ID_HEADER, to_status};
 
 /// Longest request id taken over from a caller.
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -110,6 +110,8 @@ pub(crate) async fn around(State(chassis): State<Chassis>, request: Request, nex
         deadline: if unbounded { Instant::now() + chassis.max_deadline } else { deadline },
         traceparent: text(request.headers(), "traceparent").map(Arc::from),
         decisions: text(request.headers(), DECISIONS_HEADER).map(Arc::from),
+        // A word that is no priority is ignored: it decides about time, not about answers.
+        priority: text(request.headers(), PRIORITY_HEADER).and_then(|word| word.parse().ok()).unwrap_or_default(),
     };
     let handler = AssertUnwindSafe(next.run(request)).catch_unwind();
     let served = context.clone().scope(tokio::time::timeout_at(deadline, handler)).instrument(span).await;

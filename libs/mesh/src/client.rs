@@ -11,9 +11,9 @@ use tonic::{Request, Status};
 
 use crate::config::ConfigError;
 use crate::context::RequestContext;
-use crate::{DECISIONS_HEADER, REQUEST_ID_HEADER};
+use crate::{DECISIONS_HEADER, PRIORITY_HEADER, Priority, REQUEST_ID_HEADER};
 
-/// A channel that forwards deadline, request id, trace and engine decisions.
+/// A channel that forwards deadline, request id, trace, engine decisions and priority.
 pub type MeshChannel = InterceptedService<Channel, ForwardContext>;
 
 /// Bulk frames over loopback: 1.7 GB/s with the default of 16 KiB, 4.1 GB/s with 1 MiB and these windows.
@@ -71,6 +71,9 @@ fn write(metadata: &mut MetadataMap, context: &RequestContext) {
         }
     };
     put(REQUEST_ID_HEADER, &context.request_id);
+    if context.priority != Priority::default() {
+        put(PRIORITY_HEADER, context.priority.as_str());
+    }
     if let Some(decisions) = &context.decisions {
         put(DECISIONS_HEADER, decisions);
     }

@@ -1,10 +1,12 @@
-//! What travels with a request: its id, deadline, trace and engine decisions.
+//! What travels with a request: its id, deadline, trace, engine decisions and priority.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::Priority;
 
 tokio::task_local! {
     static CURRENT: RequestContext;
@@ -23,6 +25,8 @@ pub struct RequestContext {
     pub traceparent: Option<Arc<str>>,
     /// Encoded engine decisions, when a gateway made them.
     pub decisions: Option<Arc<str>>,
+    /// How soon CPU work done for it is wanted, here and in the services it asks.
+    pub priority: Priority,
 }
 
 impl RequestContext {
@@ -48,6 +52,11 @@ pub async fn resume<F: Future>(context: Option<RequestContext>, future: F) -> F:
         Some(context) => context.scope(future).await,
         None => future.await,
     }
+}
+
+/// Runs a future as work of a priority for the request being served, if any.
+pub async fn at<F: Future>(priority: Priority, future: F) -> F::Output {
+    resume(RequestContext::current().map(|context| RequestContext { priority, ..context }), future).await
 }
 
 /// Spawns a task that keeps the current request context and span.

@@ -21,7 +21,7 @@ pub mod telemetry;
 
 pub use drain::Drain;
 pub use fault::{Fault, RemoteError, to_status};
-pub use pool::{CpuPool, PoolError};
+pub use pool::{Cancel, CpuPool, PoolError, PoolStatistics, Priority};
 pub use server::{Server, StartError};
 
 /// Largest gRPC message accepted or sent, in bytes: 500 000 candles of an answer take about 45 MB.
@@ -31,5 +31,7 @@ pub const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 pub const ENGINE_HEADER: &str = "candlemesh-engine";
 /// Metadata key by which the gateway's decisions for all services travel inward.
 pub const DECISIONS_HEADER: &str = "candlemesh-decisions";
+/// Metadata key by which a request's [`Priority`] travels inward; absent: interactive.
+pub const PRIORITY_HEADER: &str = "candlemesh-priority";
 /// Metadata key of the request id, taken from the caller or made by the first server.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";

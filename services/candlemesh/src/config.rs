@@ -38,7 +38,7 @@ pub struct Config {
     pub engines: String,
     /// Threads of the CPU pool; 0: one per core.
     pub cpu_workers: usize,
-    /// Tasks that may wait for the CPU pool; more are refused.
+    /// Tasks of each priority (interactive, batch, background) that may wait for the CPU pool; more are refused.
     pub cpu_queue: usize,
     #[serde(with = "humantime_serde")]
     pub grace: Duration,

@@ -233,5 +233,7 @@ pub async fn serve(
     if let Some(stores) = stores {
         stores.close().await;
     }
+    // Joining threads blocks. What is still in work has lost its caller when the grace was over, and ends early where it is long.
+    let _ = tokio::task::spawn_blocking(move || pool.shutdown()).await;
     ready.and(served)
 }

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::stream::BoxStream;
 use kernels::indicator::{Difference, Info, Parameter, Spec, Verdict, catalogue};
 use mesh::cache::{Cache, Source};
-use mesh::context::{RequestContext, resume};
+use mesh::context::at;
 use mesh::engine::{Engines, answered_by};
-use mesh::{Drain, MAX_MESSAGE_BYTES, RemoteError, to_status};
+use mesh::{Drain, Fault, MAX_MESSAGE_BYTES, Priority, RemoteError, to_status};
 use prost::Message;
 use proto::convert::{self, wire_column};
-use proto::indicator::batch_compute_indicators_response::Outcome;
 use proto::indicator::indicator_service_server::IndicatorService;
 use proto::indicator::{
     AuditDifference, AuditIndicatorsRequest, AuditIndicatorsResponse, AuditedColumn, BatchComputeIndicatorsRequest,
@@ -19,10 +18,10 @@ use proto::indicator::{
     GetCacheStatisticsResponse, IndicatorInfo, ListIndicatorsRequest, ListIndicatorsResponse, ParameterInfo, WarmUp,
 };
 use proto::wire::ItemError;
-use rollout::{Engine, Subject};
+use rollout::Subject;
 use tonic::{Request, Response, Status};
-use tracing::Instrument;
 
+use crate::batch::Batches;
 use crate::engine::{Answer, Audited, Error, Indicators};
 use crate::query::{self, Query};
 
@@ -35,7 +34,7 @@ pub(crate) struct Service {
     pub(crate) indicators: Arc<Indicators>,
     pub(crate) engines: Engines,
     pub(crate) cache: Cache,
-    pub(crate) batch_concurrency: usize,
+    pub(crate) batches: Batches,
     pub(crate) drain: Drain,
 }
 
@@ -60,11 +59,10 @@ impl IndicatorService for Service {
         request: Request<BatchComputeIndicatorsRequest>,
     ) -> Result<Response<Self::BatchComputeIndicatorsStream>, Status> {
         let engine = self.engines.choose(Subject::Indicator, request.metadata())?;
-        let queries = query::batch(request.get_ref()).map_err(|error| to_status(&error))?;
-        let keys: Vec<_> = queries.iter().map(|query| query.key.clone()).collect();
-        let revisions = self.indicators.revisions(&keys).await.map_err(|error| to_status(&error))?;
-        let items = items(Arc::clone(&self.indicators), engine, queries, revisions, self.batch_concurrency);
-        let mut response = Response::new(self.drain.clone().cut(items));
+        let batch = query::batch(request.get_ref()).map_err(|error| to_status(&error))?;
+        let items = self.batches.answer(engine, batch).await.map_err(|error| to_status(&error))?;
+        let items = self.drain.clone().cut(items).map(|item| item?.map_err(|error| to_status(&error)));
+        let mut response = Response::new(items.boxed());
         answered_by(response.metadata_mut(), engine);
         Ok(response)
     }
@@ -75,7 +73,9 @@ impl IndicatorService for Service {
     ) -> Result<Response<AuditIndicatorsResponse>, Status> {
         let engine = self.engines.choose(Subject::Indicator, request.metadata())?;
         let query = Query::try_from(request.into_inner()).map_err(|error| to_status(&error))?;
-        let audited = self.indicators.audit(engine, &query).await.map_err(|error| to_status(&error))?;
+        // Seconds of work, where much is asked: others go first.
+        let audited = at(Priority::Background, self.indicators.audit(engine, &query)).await;
+        let audited = audited.map_err(|error| to_status(&error))?;
         let mut response = Response::new(render_audit(&query, &audited));
         answered_by(response.metadata_mut(), engine);
         Ok(response)
@@ -104,32 +104,6 @@ impl IndicatorService for Service {
     }
 }
 
-/// Answers each query as it is ready, a bounded number at a time; ends with its reader.
-///
-/// The stream is read after the handler has returned, so the request's context is carried over by hand.
-fn items(
-    indicators: Arc<Indicators>,
-    engine: Engine,
-    queries: Vec<Query>,
-    revisions: Vec<u64>,
-    concurrency: usize,
-) -> BoxStream<'static, BatchComputeIndicatorsResponse> {
-    let (context, span) = (RequestContext::current(), tracing::Span::current());
-    let answer = move |(query, current): (Query, u64)| {
-        let (indicators, context, span) = (Arc::clone(&indicators), context.clone(), span.clone());
-        let answer = async move {
-            let answer = indicators.compute_at(engine, &query, current).await;
-            let outcome = match answer.and_then(|answer| render(&query, answer)) {
-                Ok(answer) => Outcome::Answer(answer),
-                Err(error) => Outcome::Error(item_error(&error)),
-            };
-            BatchComputeIndicatorsResponse { instrument_key: query.key.to_string(), outcome: Some(outcome) }
-        };
-        resume(context, answer).instrument(span)
-    };
-    stream::iter(queries.into_iter().zip(revisions)).map(answer).buffer_unordered(concurrency).boxed()
-}
-
 fn render_audit(query: &Query, audited: &Audited) -> AuditIndicatorsResponse {
     let time = |row: usize| audited.open_time.get(row).map(|at| convert::timestamp(*at));
     let value = |value: f64| value.is_finite().then_some(value);
@@ -156,7 +130,7 @@ fn render_audit(query: &Query, audited: &Audited) -> AuditIndicatorsResponse {
 }
 
 /// Refuses what does not fit a message.
-fn render(query: &Query, answer: Answer) -> Result<ComputeIndicatorsResponse, Error> {
+pub(crate) fn render(query: &Query, answer: Answer) -> Result<ComputeIndicatorsResponse, Error> {
     let rows = answer.table.open_time.len();
     if rows > MAX_ROWS {
         return Err(Error::Limit { what: "rows of an answer", found: rows, limit: MAX_ROWS, way: BY_FLIGHT });
@@ -189,7 +163,7 @@ fn warm_up(spec: &Spec, used: u64) -> WarmUp {
 }
 
 /// An item's error says what a status of its own would.
-fn item_error(error: &Error) -> ItemError {
+pub(crate) fn item_error<F: Fault>(error: &F) -> ItemError {
     let RemoteError { code, reason, message, .. } = RemoteError::from_status(&to_status(error));
     ItemError { code: code as i32, reason, message }
 }

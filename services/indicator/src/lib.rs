@@ -5,8 +5,10 @@
 //! crate stores nothing and decides no rollout: which engine answers comes with the request.
 //!
 //! - `grpc.rs`: the RPCs; `flight.rs`: bulk frames; `query.rs`: what both parse a request to
+//! - `batch.rs`: many instruments in one stream, in bounded memory
 //! - `engine.rs`: revision, history and limits, the same for both engines; `engine/v1.rs`, `engine/v2.rs`: the engines
 
+mod batch;
 mod engine;
 mod flight;
 mod grpc;
@@ -24,6 +26,7 @@ use mesh::{CpuPool, Drain, MAX_MESSAGE_BYTES, Server, StartError};
 use proto::indicator::indicator_service_server::IndicatorServiceServer;
 use serde::{Deserialize, Serialize};
 
+use batch::Batches;
 use engine::Indicators;
 
 /// Tunables of the service.
@@ -42,6 +45,15 @@ pub struct Config {
     pub max_values: usize,
     /// Instruments of one batch in work at once: keeps a few CPU threads busy while the next candles arrive.
     pub batch_concurrency: usize,
+    /// Bytes that the instruments in work of all batches may take together, answers not yet taken by clients included: room for two
+    /// batches of a year of 5m with the D3 set at full concurrency. Items beyond wait.
+    pub batch_memory_bytes: u64,
+    /// Longest time for one instrument of a batch; then it fails, and the others go on.
+    #[serde(with = "humantime_serde")]
+    pub batch_item_timeout: Duration,
+    /// How long a batch waits for its client to take an answer; then it ends, so that its memory goes to others.
+    #[serde(with = "humantime_serde")]
+    pub batch_read_timeout: Duration,
 }
 
 impl Default for Config {
@@ -52,6 +64,9 @@ impl Default for Config {
             cache_capacity_bytes: 100 * 1024 * 1024,
             max_values: 32_000_000,
             batch_concurrency: 8,
+            batch_memory_bytes: 192 * 1024 * 1024,
+            batch_item_timeout: Duration::from_secs(30),
+            batch_read_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -100,7 +115,7 @@ impl App {
             indicators: Arc::clone(&indicators),
             engines: ports.engines,
             cache: ports.cache,
-            batch_concurrency: config.batch_concurrency.max(1),
+            batches: Batches::new(Arc::clone(&indicators), &config),
             drain: drain.clone(),
         };
         let grpc = IndicatorServiceServer::new(grpc)

@@ -1,6 +1,7 @@
 //! Requests as domain queries: the one place where RPCs and tickets are parsed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kernels::indicator::{D3_SET, Spec};
 use market::{InstrumentKey, TimeRange, Timeframe};
@@ -66,8 +67,18 @@ impl TryFrom<IndicatorsTicket> for Query {
     }
 }
 
-/// Parses a batch to one query per instrument; an instrument named twice is answered once.
-pub(crate) fn batch(request: &BatchComputeIndicatorsRequest) -> Result<Vec<Query>, Error> {
+/// Indicators of many instruments.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// One per instrument; one named twice is answered once.
+    pub(crate) queries: Vec<Query>,
+    /// As asked; the service has limits of its own.
+    pub(crate) max_concurrency: Option<usize>,
+    pub(crate) item_timeout: Option<Duration>,
+}
+
+/// Parses a batch.
+pub(crate) fn batch(request: &BatchComputeIndicatorsRequest) -> Result<Batch, Error> {
     let found = request.instrument_keys.len();
     if found > MAX_KEYS {
         let way = "split the batch";
@@ -78,7 +89,16 @@ pub(crate) fn batch(request: &BatchComputeIndicatorsRequest) -> Result<Vec<Query
     let specs = specs(&request.indicators)?;
     let keys = convert::instrument_keys("instrument_keys", &request.instrument_keys, MAX_KEYS)?;
     let query = |key| Query { key, timeframe, range, specs: Arc::clone(&specs), revision: None };
-    Ok(keys.into_iter().map(query).collect())
+    let refused = || FieldError::new("item_timeout", "is not a duration above zero");
+    let item_timeout = match request.item_timeout {
+        Some(asked) => Some(Duration::try_from(asked).ok().filter(|asked| !asked.is_zero()).ok_or_else(refused)?),
+        None => None,
+    };
+    Ok(Batch {
+        queries: keys.into_iter().map(query).collect(),
+        max_concurrency: (request.max_concurrency > 0).then_some(request.max_concurrency as usize),
+        item_timeout,
+    })
 }
 
 /// Parses indicator texts; none takes the D3 set, a label given twice is kept once.
@@ -134,6 +154,6 @@ mod tests {
         };
         assert!(matches!(batch(&of(5001)), Err(Error::Limit { found: 5001, limit: 5000, .. })));
         assert!(matches!(batch(&of(0)), Err(Error::Field(_))));
-        assert_eq!(batch(&of(5000)).unwrap().len(), 5000);
+        assert_eq!(batch(&of(5000)).unwrap().queries.len(), 5000);
     }
 }

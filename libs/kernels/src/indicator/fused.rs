@@ -11,6 +11,7 @@ use super::formula;
 use super::lanes::{BLOCK, LaneSpec, Lanes, Source};
 use super::smooth::{DirectionMean, Shape, Smooth};
 use super::spec::{Kind, Spec};
+use crate::Error;
 
 /// Windows up to this many rows are computed block by block; beyond, in blocks of their own that are larger than the window, since
 /// each block starts with the rows of one window.
@@ -19,7 +20,15 @@ const NARROW: usize = BLOCK / 4;
 pub(super) const MOST_OUTPUTS: usize = 8;
 
 /// Computes all columns; lengths and counts are checked by the caller.
-pub(super) fn compute(specs: &[Spec], inputs: &Inputs<'_>, out: &mut [Vec<f64>]) {
+///
+/// Errors: stopped, when `stop` says so between two blocks.
+pub(super) fn compute(
+    specs: &[Spec],
+    inputs: &Inputs<'_>,
+    out: &mut [Vec<f64>],
+    stop: &dyn Fn() -> bool,
+) -> Result<(), Error> {
+    let go_on = || if stop() { Err(Error::Stopped) } else { Ok(()) };
     let rows = inputs.close.len();
     let mut plan = Plan::of(specs);
     let (mut lanes, places) = Lanes::new(&plan.lanes);
@@ -27,6 +36,7 @@ pub(super) fn compute(specs: &[Spec], inputs: &Inputs<'_>, out: &mut [Vec<f64>])
     let mut series = Series::new(&plan.lanes);
     let mut scratch = WindowScratch::default();
     for first in (0..rows).step_by(BLOCK) {
+        go_on()?;
         let end = rows.min(first + BLOCK);
         series.fill(inputs, first, end);
         lanes.advance(first, inputs.day, |source| series.of(source, inputs, first, end));
@@ -43,23 +53,35 @@ pub(super) fn compute(specs: &[Spec], inputs: &Inputs<'_>, out: &mut [Vec<f64>])
     for window in plan.windows.iter().filter(|window| window.span() > NARROW) {
         let block = 4 * window.span();
         for first in (0..rows).step_by(block) {
+            go_on()?;
             window.compute(inputs, first, rows.min(first + block), out, &mut scratch);
         }
     }
     for (spec, column) in &plan.machines {
-        machine_into(spec, *column, inputs, out);
+        machine_into(spec, *column, inputs, out, &go_on)?;
     }
+    Ok(())
 }
 
 /// Takes a state machine through all rows. One at a time: windows of long periods take megabytes.
-fn machine_into(spec: &Spec, column: usize, inputs: &Inputs<'_>, out: &mut [Vec<f64>]) {
+fn machine_into(
+    spec: &Spec,
+    column: usize,
+    inputs: &Inputs<'_>,
+    out: &mut [Vec<f64>],
+    go_on: &dyn Fn() -> Result<(), Error>,
+) -> Result<(), Error> {
     let mut machine = Machine::new(spec);
     let mut now = [f64::NAN; MOST_OUTPUTS];
     let now = &mut now[..spec.outputs().len()];
     for row in 0..inputs.len() {
+        if row % BLOCK == 0 {
+            go_on()?;
+        }
         machine.push(&inputs.row(row), now);
         out[column..].iter_mut().zip(&*now).for_each(|(column, value)| column[row] = *value);
     }
+    Ok(())
 }
 
 /// What a call has to do, with everything shared that can be.

@@ -131,13 +131,23 @@ pub struct Column {
 ///
 /// Errors: inputs of unequal length. Cost: one pass per spec; moving windows cost log(period) per row.
 pub fn compute_fold(specs: &[Spec], inputs: &Inputs<'_>) -> Result<Vec<Column>, Error> {
+    compute_fold_until(specs, inputs, &|| false)
+}
+
+/// [`compute_fold`] for as long as `stop`, asked for every block of some hundred rows of a spec, says no.
+///
+/// Errors: those of [`compute_fold`]; stopped.
+pub fn compute_fold_until(specs: &[Spec], inputs: &Inputs<'_>, stop: &dyn Fn() -> bool) -> Result<Vec<Column>, Error> {
     inputs.check()?;
     let mut columns = Vec::new();
     for spec in specs {
         let mut machine = Machine::new(spec);
         let mut values = vec![Vec::with_capacity(inputs.len()); spec.outputs().len()];
         let mut now = vec![f64::NAN; values.len()];
-        for row in inputs.rows() {
+        for (index, row) in inputs.rows().enumerate() {
+            if index % lanes::BLOCK == 0 && stop() {
+                return Err(Error::Stopped);
+            }
             machine.push(&row, &mut now);
             values.iter_mut().zip(&now).for_each(|(column, value)| column.push(*value));
         }
@@ -161,9 +171,16 @@ pub fn compute_fold(specs: &[Spec], inputs: &Inputs<'_>) -> Result<Vec<Column>, 
 /// # Ok::<(), kernels::Error>(())
 /// ```
 pub fn compute_fused(specs: &[Spec], inputs: &Inputs<'_>) -> Result<Vec<Column>, Error> {
+    compute_fused_until(specs, inputs, &|| false)
+}
+
+/// [`compute_fused`] for as long as `stop`, asked for every block of some hundred rows, says no.
+///
+/// Errors: those of [`compute_fused`]; stopped.
+pub fn compute_fused_until(specs: &[Spec], inputs: &Inputs<'_>, stop: &dyn Fn() -> bool) -> Result<Vec<Column>, Error> {
     let names: Vec<String> = specs.iter().flat_map(Spec::columns).collect();
     let mut values = vec![Vec::new(); names.len()];
-    compute_fused_into(specs, inputs, &mut values)?;
+    fill(specs, inputs, &mut values, stop)?;
     Ok(names.into_iter().zip(values).map(|(name, values)| Column { name, values }).collect())
 }
 
@@ -171,14 +188,17 @@ pub fn compute_fused(specs: &[Spec], inputs: &Inputs<'_>) -> Result<Vec<Column>,
 ///
 /// Errors: inputs of unequal length; another number of buffers than columns.
 pub fn compute_fused_into(specs: &[Spec], inputs: &Inputs<'_>, out: &mut [Vec<f64>]) -> Result<(), Error> {
+    fill(specs, inputs, out, &|| false)
+}
+
+fn fill(specs: &[Spec], inputs: &Inputs<'_>, out: &mut [Vec<f64>], stop: &dyn Fn() -> bool) -> Result<(), Error> {
     inputs.check()?;
     let expected = specs.iter().map(|spec| spec.outputs().len()).sum();
     if out.len() != expected {
         return Err(Error::BufferCount { found: out.len(), expected });
     }
     out.iter_mut().for_each(|column| column.resize(inputs.len(), f64::NAN));
-    fused::compute(specs, inputs, out);
-    Ok(())
+    fused::compute(specs, inputs, out, stop)
 }
 
 #[cfg(test)]

@@ -307,3 +307,28 @@ fn buffers_are_reused_and_wrong_ones_refused() {
         Error::UnequalLengths { column: "day", found: 0, expected: 600 }
     );
 }
+
+#[test]
+fn a_stop_is_heard_at_every_block_and_changes_nothing_before() {
+    let market = Market::random(10, 5 * lanes::BLOCK);
+    // Lanes, narrow windows and a true range in blocks; a wide window and a state machine by themselves.
+    for texts in [&["ema:9", "sma:9", "tr"][..], &["sma:300"], &["wma:9"]] {
+        let specs = specs(texts);
+        let asked = std::cell::Cell::new(0);
+        let after = |count: usize| {
+            let asked = &asked;
+            asked.set(0);
+            move || asked.replace(asked.get() + 1) >= count
+        };
+        for compute in [compute_fold_until, compute_fused_until] {
+            let whole = compute(&specs, &market.all(), &after(usize::MAX)).unwrap();
+            let questions = asked.get();
+            assert!(questions >= 2, "{texts:?}: {questions}");
+            same_bits(&whole, &compute_fold(&specs, &market.all()).unwrap());
+            for count in 0..questions {
+                assert_eq!(compute(&specs, &market.all(), &after(count)).unwrap_err(), Error::Stopped);
+                assert_eq!(asked.get(), count + 1, "{texts:?}: asked again after a yes");
+            }
+        }
+    }
+}

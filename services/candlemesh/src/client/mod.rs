@@ -116,6 +116,7 @@ pub async fn with_deadline<F: Future>(deadline: Duration, call: F) -> F::Output 
         deadline: Instant::now() + deadline,
         traceparent: None,
         decisions: None,
+        priority: Default::default(),
     };
     context.scope(call).await
 }

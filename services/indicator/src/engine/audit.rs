@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use kernels::indicator::{Inputs, Verdict, audit, compute_fold, compute_fused};
-use market::Millis;
+use kernels::indicator::{Inputs, Spec, Verdict, audit, compute_fold_until, compute_fused_until};
+use market::{BucketFrame, Millis, TimeRange};
+use mesh::{Cancel, Priority};
 use rollout::Engine;
 
 use super::{Error, Indicators, Pinned, cost, days, pinned_revision};
@@ -37,24 +38,37 @@ impl Indicators {
         let history = self.v1.history.between(&pinned, query.range).await?;
         self.v1.history.check(history.frame.len().min(MAX_ROWS) * (1 + 2 * CUTS), cost(&query.specs))?;
         let (specs, range) = (Arc::clone(&query.specs), query.range);
-        let task = move || {
-            let (frame, day) = (&history.frame, days(&history));
-            let rows = frame.rows_between(range.start(), range.end());
-            let rows = rows.start.max(rows.end.saturating_sub(MAX_ROWS))..rows.end;
-            let of = |column: &'_ [f64]| column[rows.clone()].to_vec();
-            let [open, high, low, close, volume] =
-                [frame.open(), frame.high(), frame.low(), frame.close(), frame.volume()].map(of);
-            let inputs = Inputs::new(&open, &high, &low, &close, &volume, &day[rows.clone()])?;
-            let compute = |inputs: &Inputs<'_>| match engine {
-                Engine::V1 => compute_fold(&specs, inputs),
-                Engine::V2 => compute_fused(&specs, inputs),
-            };
-            let (ends, begins) = cuts(rows.len());
-            let verdicts = audit(compute, &inputs, &ends, &begins)?;
-            Ok(Audited { revision, open_time: frame.open_time()[rows].to_vec(), verdicts })
+        let task = move |cancel: &Cancel| {
+            let stop = || cancel.is_cancelled();
+            let (open_time, verdicts) = audit_newest(engine, &specs, &history, range, &stop)?;
+            Ok(Audited { revision, open_time, verdicts })
         };
-        self.v1.pool.run(task).await?
+        self.v1.pool.run_at(Priority::current(), task).await?
     }
+}
+
+/// Audits the newest rows of a range, for as long as `stop` says no. Blocks, for seconds where much is asked: for the CPU pool.
+pub(super) fn audit_newest(
+    engine: Engine,
+    specs: &[Spec],
+    history: &BucketFrame,
+    range: TimeRange,
+    stop: &dyn Fn() -> bool,
+) -> Result<(Vec<Millis>, Vec<Verdict>), kernels::Error> {
+    let (frame, day) = (&history.frame, days(history));
+    let rows = frame.rows_between(range.start(), range.end());
+    let rows = rows.start.max(rows.end.saturating_sub(MAX_ROWS))..rows.end;
+    let of = |column: &'_ [f64]| column[rows.clone()].to_vec();
+    let [open, high, low, close, volume] =
+        [frame.open(), frame.high(), frame.low(), frame.close(), frame.volume()].map(of);
+    let inputs = Inputs::new(&open, &high, &low, &close, &volume, &day[rows.clone()])?;
+    let compute = |inputs: &Inputs<'_>| match engine {
+        Engine::V1 => compute_fold_until(specs, inputs, stop),
+        Engine::V2 => compute_fused_until(specs, inputs, stop),
+    };
+    let (ends, begins) = cuts(rows.len());
+    let verdicts = audit(compute, &inputs, &ends, &begins)?;
+    Ok((frame.open_time()[rows].to_vec(), verdicts))
 }
 
 /// Where histories end and begin: spread evenly, and close to the edge, where a slip of one row shows. Beginnings lie in the first half,

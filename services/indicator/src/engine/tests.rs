@@ -252,3 +252,22 @@ async fn candles_of_another_revision_are_not_taken() {
         assert_eq!(error.reason(), "WRONG_REVISION");
     }
 }
+
+#[test]
+fn an_audit_stops_when_nobody_waits_for_it() {
+    let specs: Vec<Spec> = ["sma:9", "ema:9", "macd"].iter().map(|text| text.parse().unwrap()).collect();
+    let history = buckets(2000);
+    for engine in ENGINES {
+        let asked = AtomicUsize::new(0);
+        let audit = |patience: usize| {
+            asked.store(0, Ordering::Relaxed);
+            let stop = || asked.fetch_add(1, Ordering::Relaxed) >= patience;
+            audit::audit_newest(engine, &specs, &history, TimeRange::ALL, &stop)
+        };
+        assert_eq!(audit(usize::MAX).unwrap().1.len(), 5);
+        let questions = asked.load(Ordering::Relaxed);
+        assert!(questions > 17, "every one of the 17 computations asks: {questions}");
+        assert_eq!(audit(20).unwrap_err(), kernels::Error::Stopped);
+        assert_eq!(asked.load(Ordering::Relaxed), 21);
+    }
+}

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use kernels::indicator::compute_fold;
-use mesh::CpuPool;
+use kernels::indicator::compute_fold_until;
 use mesh::cache::Source;
+use mesh::{Cancel, CpuPool, Priority};
 use rollout::Engine;
 
 use super::{Answer, Compute, Error, History, Pinned, compute_table, cost};
@@ -20,16 +20,11 @@ impl Compute for V1 {
     async fn compute(&self, pinned: &Pinned<'_>) -> Result<Answer, Error> {
         let history = self.history.take(pinned, cost(&pinned.query.specs)).await?;
         let (specs, range) = (Arc::clone(&pinned.query.specs), pinned.query.range);
-        let task = move || {
-            compute_table(Engine::V1, history, range, |inputs| {
-                let mut columns = Vec::new();
-                for spec in specs.iter() {
-                    columns.extend(compute_fold(std::slice::from_ref(spec), inputs)?);
-                }
-                Ok(columns)
-            })
+        let task = move |cancel: &Cancel| {
+            let stop = || cancel.is_cancelled();
+            compute_table(Engine::V1, history, range, |inputs| compute_fold_until(&specs, inputs, &stop))
         };
-        let (table, took) = self.pool.run(task).await??;
+        let (table, took) = self.pool.run_at(Priority::current(), task).await??;
         Ok(pinned.answer(table, Source::Computed, took))
     }
 }

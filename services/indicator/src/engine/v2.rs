@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kernels::indicator::{Column, Spec, compute_fused};
-use mesh::CpuPool;
+use kernels::indicator::{Column, Inputs, Spec, compute_fused_until};
 use mesh::cache::{Cache, Source};
+use mesh::{Cancel, CpuPool, Priority};
 use prost::Message;
 use proto::indicator::{ComputeIndicatorsResponse, WarmUp};
 use rollout::Engine;
@@ -107,12 +107,14 @@ impl V2 {
     async fn compute_canonical(&self, pinned: &Pinned<'_>, canonical: &Arc<[Spec]>) -> Result<Computed, Error> {
         let history = self.history.take(pinned, cost(canonical)).await?;
         let (specs, range, keep) = (Arc::clone(canonical), pinned.query.range, self.cache.is_some());
-        let task = move || {
-            let (table, took) = compute_table(Engine::V2, history, range, |inputs| compute_fused(&specs, inputs))?;
+        let task = move |cancel: &Cancel| {
+            let stop = || cancel.is_cancelled();
+            let kernel = |inputs: &Inputs<'_>| compute_fused_until(&specs, inputs, &stop);
+            let (table, took) = compute_table(Engine::V2, history, range, kernel)?;
             let entry = if keep { encode(&table) } else { None };
             Ok(Computed { table, took, entry })
         };
-        self.pool.run(task).await?
+        self.pool.run_at(Priority::current(), task).await?
     }
 
     async fn read(&self, entry: Bytes, canonical: &Arc<[Spec]>) -> Result<Option<Table>, Error> {

@@ -46,14 +46,17 @@ impl Running {
     }
 
     pub(crate) async fn start_with(candles: Arc<dyn Candles>, master: Arc<dyn MasterData>) -> Running {
-        let config = Config::default();
-        let ports = Ports {
-            candles,
-            master,
-            engines: Engines::BOTH,
-            pool: Arc::new(CpuPool::new(2, 64).unwrap()),
-            cache: config.local_cache(),
-        };
+        let pool = Arc::new(CpuPool::new(2, 64).unwrap());
+        Running::start_configured(candles, master, Config::default(), pool).await
+    }
+
+    pub(crate) async fn start_configured(
+        candles: Arc<dyn Candles>,
+        master: Arc<dyn MasterData>,
+        config: Config,
+        pool: Arc<CpuPool>,
+    ) -> Running {
+        let ports = Ports { candles, master, engines: Engines::BOTH, pool, cache: config.local_cache() };
         let app = App::build(&ServerConfig::default(), config, ports).await.unwrap();
         let address = format!("http://{}", app.address());
         let drain = Drain::new();

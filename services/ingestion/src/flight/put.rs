@@ -127,7 +127,7 @@ async fn store_patiently(engine: &Engine, batch: Batch) -> Result<Outcome, Error
     let asked = Instant::now();
     loop {
         match engine.put(batch.clone(), now()).await {
-            Err(Error::Pool(PoolError::Full(_))) if asked.elapsed() < POOL_PATIENCE => {
+            Err(Error::Pool(PoolError::Full { .. })) if asked.elapsed() < POOL_PATIENCE => {
                 tokio::time::sleep(POOL_PAUSE).await;
             }
             outcome => return outcome,

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use kernels::backtest::Strategy;
 use market::{InstrumentKey, Millis};
-use mesh::{Drain, PoolError, RemoteError};
+use mesh::{Cancel, Drain, PoolError, Priority, RemoteError};
 use sha2::Sha256;
 use store::{StudyProgress, StudyRecord, TrialOrder, TrialRecord};
 use tokio::time::Instant;
@@ -306,8 +306,9 @@ impl Runner {
     {
         let mut pause = POOL_PAUSE;
         loop {
-            match self.ports.pool.run(task.clone()).await {
-                Err(PoolError::Full(_)) => stop.sleep(pause).await?,
+            let task = task.clone();
+            match self.ports.pool.run_at(Priority::Batch, |_: &Cancel| task()).await {
+                Err(PoolError::Full { .. }) => stop.sleep(pause).await?,
                 outcome => return outcome.map_err(Failure::Pool),
             }
             pause = (pause * 2).min(MAX_POOL_PAUSE);

@@ -4,6 +4,7 @@
 //! seconds and its values; `{"op":"write","folder":...}` leaves the last result as raw columns to be compared; `{"op":"sessions",...}`
 //! names the sessions that data is made of. Every answer is one line; an error ends the process.
 
+mod batch;
 mod closes;
 mod data;
 mod flight;
@@ -27,7 +28,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 enum Request {
     Sessions { count: usize },
-    Prepare(Parameters),
+    Prepare(Box<Parameters>),
     Run,
     Write { folder: PathBuf },
     Finish,
@@ -49,6 +50,9 @@ pub(crate) struct Parameters {
     /// Address of a running mesh, and which of its roles are asked.
     ingestion: String,
     aggregation: String,
+    indicator: String,
+    /// `host:port` of a role's metrics.
+    metrics: String,
     instruments: usize,
     subscribers: usize,
 }
@@ -125,6 +129,7 @@ fn prepare(parameters: &Parameters) -> Result<Box<dyn Case>> {
         "store" => Box::new(put::StoreAll::prepare(parameters)?),
         "read" | "month" => Box::new(read::Read::prepare(parameters)?),
         "flight" => Box::new(flight::Server::prepare(parameters)?),
+        "batch" => Box::new(batch::Batch::prepare(parameters)?),
         "closes" => Box::new(closes::Closes::prepare(parameters)?),
         other => bail!("there is no case '{other}'"),
     })

@@ -130,6 +130,7 @@ async fn the_log_is_opened_without_the_deadline_of_the_first_subscriber() {
         deadline: tokio::time::Instant::now() + Duration::from_secs(1),
         traceparent: None,
         decisions: None,
+        priority: Default::default(),
     };
     context.scope(world.watch(watching(&[], &["1m"], ""))).await.unwrap();
     assert!(!faulty.is_opened_for_a_request.load(Ordering::SeqCst));
