@@ -17,8 +17,11 @@ mod fold;
 mod formula;
 mod fused;
 mod lanes;
+mod plan;
 mod recent;
+mod rows;
 mod smooth;
+mod source;
 mod spec;
 mod state;
 mod window;
@@ -26,6 +29,7 @@ mod window;
 pub use audit::{Difference, Verdict, audit};
 pub use catalogue::{Info, MAX_PERIOD, Parameter, catalogue};
 pub use fold::{Machine, Row};
+pub use fused::Fused;
 pub use spec::{MAX_TEXT, Spec};
 
 use crate::Error;
@@ -103,7 +107,8 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    fn row(&self, index: usize) -> Row {
+    /// Returns one candle, which must be there.
+    pub fn row(&self, index: usize) -> Row {
         Row {
             open: self.open[index],
             high: self.high[index],
@@ -171,14 +176,7 @@ pub fn compute_fused(specs: &[Spec], inputs: &Inputs<'_>) -> Result<Vec<Column>,
 ///
 /// Errors: inputs of unequal length; another number of buffers than columns.
 pub fn compute_fused_into(specs: &[Spec], inputs: &Inputs<'_>, out: &mut [Vec<f64>]) -> Result<(), Error> {
-    inputs.check()?;
-    let expected = specs.iter().map(|spec| spec.outputs().len()).sum();
-    if out.len() != expected {
-        return Err(Error::BufferCount { found: out.len(), expected });
-    }
-    out.iter_mut().for_each(|column| column.resize(inputs.len(), f64::NAN));
-    fused::compute(specs, inputs, out);
-    Ok(())
+    Fused::new(specs).compute_into(inputs, out)
 }
 
 #[cfg(test)]
