@@ -9,14 +9,14 @@ import traceback
 from datetime import datetime, timezone
 from pathlib import Path
 
-from harness import cases, data, mesh_cases, report, store_cases
+from harness import cases, data, indicator_cases, mesh_cases, report, store_cases
 from harness.measure import run_case
 from harness.servers import Postgres
 from harness.side import BENCH, ROOT, Programs
 
 INSTRUMENTS, QUICK_INSTRUMENTS = 100, 20
 SESSIONS = 250
-PEERS = ["numpy", "pyarrow", "duckdb", "polars", "numba", "arcticdb", "psycopg", "raptorbt"]
+PEERS = ["numpy", "pyarrow", "duckdb", "polars", "numba", "arcticdb", "psycopg", "raptorbt", "TA-Lib"]
 
 
 def arguments():
@@ -79,6 +79,14 @@ class Run:
         match name:
             case "resample":
                 return run_case(cases.RESAMPLE, self.programs, self.options, lambda _: {"data": str(self.folder)})
+            case "indicators":
+                return indicator_cases.one(self.programs, self.options, self.folder)
+            case "indicators-many":
+                return indicator_cases.many(self.programs, self.options, self.folder)
+            case "indicators-stream":
+                return indicator_cases.stream(self.programs, self.options, self.folder)
+            case "indicators-scale":
+                return indicator_cases.scaled(self.programs, self.options, self.folder)
             case "store":
                 return self.needs_stored().store()
             case "read":

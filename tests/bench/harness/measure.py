@@ -37,8 +37,8 @@ def run_case(case, programs, options, prepared):
     result = {"name": case.name, "title": case.title, "unit": case.unit, "notes": list(case.notes), "sides": {}, "missing": {}}
     with ExitStack() as stack:
         sides = {}
-        for label, variant in {**case.ours, **case.peers}.items():
-            make = programs.ours if label in case.ours else programs.peer
+        for label, variant in {**case.ours, **case.hosted, **case.peers}.items():
+            make = programs.ours if label in {**case.ours, **case.hosted} else programs.peer
             side = stack.enter_context(make(label, case.cores))
             try:
                 side.ask("prepare", case=case.name, variant=variant, **prepared(label))
@@ -54,7 +54,7 @@ def run_case(case, programs, options, prepared):
     for label, runs in answers.items():
         result["sides"][label] = figures(case.unit, [run["seconds"] for run in runs], rows)
         result["sides"][label]["peak_bytes"] = runs[-1]["peak_bytes"]
-        for name in ("bytes", "database_url"):
+        for name in ("bytes", "added_bytes", "database_url"):
             if runs[-1].get(name):
                 result["sides"][label][name] = runs[-1][name]
     result["goals"] = [judged(goal, result["sides"]) for goal in case.goals if {goal.ours, goal.theirs} <= set(sides)]
@@ -104,12 +104,17 @@ def compare(case, sides, answers, folder):
             if len(column) != len(other):
                 raise Unequal(f"{case.name}: {len(column)} rows from {first}, {len(other)} from {label}")
             is_exact = name in EXACT or not name.endswith("f64")
-            same = np.array_equal(column, other) if is_exact else np.allclose(column, other, rtol=SUM_TOLERANCE, atol=0)
+            floor = case.coarse.get(label, {}).get(name.split(".")[0], case.floor)
+            same = np.array_equal(column, other) if is_exact else near(column, other, floor)
             if not same:
-                row = int(np.flatnonzero(column != other)[0])
+                row = int(np.argmax(np.abs(np.nan_to_num(column) - np.nan_to_num(other))))
                 raise Unequal(f"{case.name}: {name} row {row} is {column[row]} from {first}, {other[row]} from {label}")
     names = ", ".join(name.split(".")[0] for name in expected)
     return f"{len(next(iter(expected.values())))} rows of {len(whole)} sides: {names}"
+
+
+def near(column, other, floor):
+    return np.allclose(column, other, rtol=SUM_TOLERANCE, atol=floor, equal_nan=floor > 0)
 
 
 def close(name, ours, theirs):

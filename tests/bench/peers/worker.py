@@ -23,7 +23,8 @@ def main():
         answer = {}
         match request.pop("op"):
             case "prepare":
-                module = importlib.import_module(f"peers.{request['case']}")
+                # Variants of a case, such as indicators-many, share its module.
+                module = importlib.import_module(f"peers.{request['case'].split('-')[0]}")
                 peer = module.PEERS[request["variant"]](request)
                 answer = peer.describe() if hasattr(peer, "describe") else {}
             case "run":

@@ -1,10 +1,13 @@
-//! Moving windows over columns: the additions of [`super::window`] in the same order, many rows at a time.
+//! Moving windows over columns: the additions of [`super::window`] in the same order, many rows at a time, in the widest vector registers
+//! of the machine at hand.
 
-use super::formula::{larger, smaller};
+use multiversion::multiversion;
+
+use super::formula::{self, larger, smaller};
 use super::window::{Block, Doubling, Join};
 
 /// Buffers of one engine call, kept between blocks of rows.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Scratch {
     sums: [Vec<f64>; 2],
     squares: [Vec<f64>; 2],
@@ -13,23 +16,36 @@ pub(super) struct Scratch {
 /// Writes the mean of each window of `period` rows.
 ///
 /// Shape: `x` holds `out.len() + period - 1` rows; `out[i]` is the window of rows `i..i + period`.
+#[multiversion(targets = "simd")]
 pub(super) fn mean_into(x: &[f64], period: usize, out: &mut [f64], scratch: &mut Scratch) {
     let [current, next] = &mut scratch.sums;
+    let n = period as f64;
     let mut length = 1;
     let mut covered = 0;
     loop {
         let blocks: &[f64] = if length == 1 { x } else { current };
         if period & length != 0 {
             let blocks = &blocks[covered..][..out.len()];
-            if covered == 0 {
-                out.copy_from_slice(blocks);
-            } else {
-                out.iter_mut().zip(blocks).for_each(|(total, sum)| *total += sum);
+            // A first block of one row is read where it lies; the last block's turn brings the division.
+            let oldest = if covered == 1 { Some(&x[..out.len()]) } else { None };
+            let is_last = covered + length == period;
+            match (covered, oldest) {
+                (0, _) if is_last => out.iter_mut().zip(blocks).for_each(|(total, sum)| *total = sum / n),
+                (0, _) if length == 1 => {}
+                (0, _) => out.copy_from_slice(blocks),
+                (_, Some(oldest)) => {
+                    let divisor = if is_last { n } else { 1.0 };
+                    for ((total, first), sum) in out.iter_mut().zip(oldest).zip(blocks) {
+                        *total = (first + sum) / divisor;
+                    }
+                }
+                _ if is_last => out.iter_mut().zip(blocks).for_each(|(total, sum)| *total = (*total + sum) / n),
+                _ => out.iter_mut().zip(blocks).for_each(|(total, sum)| *total += sum),
             }
             covered += length;
         }
         if covered == period {
-            break;
+            return;
         }
         let count = blocks.len() - length;
         next.resize(count, 0.0);
@@ -39,48 +55,58 @@ pub(super) fn mean_into(x: &[f64], period: usize, out: &mut [f64], scratch: &mut
         std::mem::swap(current, next);
         length *= 2;
     }
-    let n = period as f64;
-    out.iter_mut().for_each(|total| *total /= n);
 }
 
-/// Writes the mean and the population variance of each window of `period` rows.
+/// Writes the Bollinger bands of each window of `period` rows: upper, middle, lower, width and normalised width.
 ///
-/// Shape: as [`mean_into`], for `mean` and `variance` of equal length. Domain: period at least 2.
-pub(super) fn dispersion_into(x: &[f64], period: usize, mean: &mut [f64], variance: &mut [f64], scratch: &mut Scratch) {
-    let rows = mean.len();
+/// Shape: as [`mean_into`], for all five. Domain: period at least 2.
+#[multiversion(targets = "simd")]
+pub(super) fn bands_into(x: &[f64], period: usize, multiplier: f64, out: [&mut [f64]; 5], scratch: &mut Scratch) {
+    let [upper, middle, lower, width, ratio] = out;
+    let rows = middle.len();
     let mut blocks = Blocks::pairs(x, scratch);
     // A first block of one row has no sum of its own and no spread.
-    mean.fill(0.0);
-    variance.fill(0.0);
+    middle.fill(0.0);
+    ratio.fill(0.0);
     let mut covered = period & 1;
-    loop {
+    // Sum and squares of the rows covered so far are kept in what becomes the middle and the ratio.
+    while covered + blocks.length < period {
         if period & blocks.length != 0 {
             let (sums, squares) = (&blocks.sums[covered..][..rows], &blocks.squares[covered..][..rows]);
             if covered == 0 {
-                mean.copy_from_slice(sums);
-                variance.copy_from_slice(squares);
+                middle.copy_from_slice(sums);
+                ratio.copy_from_slice(squares);
             } else {
                 let join = Join::new(covered, blocks.length);
-                let steps = x[..rows].iter().zip(&x[covered..][..rows]);
-                let totals = mean.iter_mut().zip(variance.iter_mut());
-                for (((mean, variance), (sum, squares)), (old, new)) in totals.zip(sums.iter().zip(squares)).zip(steps)
-                {
-                    let total = Block { sum: *mean, squares: *variance };
-                    let total = join.of(total, Block { sum: *sum, squares: *squares }, new - old);
-                    (*mean, *variance) = (total.sum, total.squares);
+                let (old_x, new_x) = (&x[..rows], &x[covered..][..rows]);
+                let (middle, ratio) = (&mut middle[..rows], &mut ratio[..rows]);
+                for i in 0..rows {
+                    let total = Block { sum: middle[i], squares: ratio[i] };
+                    let total = join.of(total, Block { sum: sums[i], squares: squares[i] }, new_x[i] - old_x[i]);
+                    (middle[i], ratio[i]) = (total.sum, total.squares);
                 }
             }
             covered += blocks.length;
         }
-        if covered == period {
-            break;
-        }
         blocks.double(x);
     }
+    let (sums, squares) = (&blocks.sums[covered..][..rows], &blocks.squares[covered..][..rows]);
+    let (old_x, new_x) = (&x[..rows], &x[covered..][..rows]);
+    let (upper, middle, lower) = (&mut upper[..rows], &mut middle[..rows], &mut lower[..rows]);
+    let (width, ratio) = (&mut width[..rows], &mut ratio[..rows]);
     let share = 1.0 / period as f64;
-    for ((mean, variance), origin) in mean.iter_mut().zip(variance.iter_mut()).zip(x) {
-        *mean = origin + *mean * share;
-        *variance *= share;
+    let is_joined = covered > 0;
+    let join = Join::new(covered.max(1), blocks.length);
+    for i in 0..rows {
+        let newest = Block { sum: sums[i], squares: squares[i] };
+        let joined = join.of(Block { sum: middle[i], squares: ratio[i] }, newest, new_x[i] - old_x[i]);
+        let total = if is_joined { joined } else { newest };
+        let bands = formula::bands(old_x[i] + total.sum * share, total.squares * share, multiplier);
+        upper[i] = bands.upper;
+        middle[i] = bands.middle;
+        lower[i] = bands.lower;
+        width[i] = bands.width;
+        ratio[i] = bands.width_normalized;
     }
 }
 
@@ -95,6 +121,7 @@ struct Blocks<'a> {
 
 impl<'a> Blocks<'a> {
     /// Starts with blocks of two rows.
+    #[inline(always)]
     fn pairs(x: &[f64], scratch: &'a mut Scratch) -> Self {
         let [sums, next_sums] = &mut scratch.sums;
         let [squares, next_squares] = &mut scratch.squares;
@@ -109,6 +136,7 @@ impl<'a> Blocks<'a> {
     }
 
     /// Joins each block with the one that follows it.
+    #[inline(always)]
     fn double(&mut self, x: &[f64]) {
         let length = self.length;
         let count = self.sums.len() - length;
@@ -133,16 +161,19 @@ impl<'a> Blocks<'a> {
 }
 
 /// Writes the highest value of each window of `period` rows. Shape: as [`mean_into`].
+#[multiversion(targets = "simd")]
 pub(super) fn highest_into(x: &[f64], period: usize, out: &mut [f64], scratch: &mut Scratch) {
     extreme_into(x, period, out, scratch, larger);
 }
 
 /// Writes the lowest value of each window of `period` rows. Shape: as [`mean_into`].
+#[multiversion(targets = "simd")]
 pub(super) fn lowest_into(x: &[f64], period: usize, out: &mut [f64], scratch: &mut Scratch) {
     extreme_into(x, period, out, scratch, smaller);
 }
 
 /// Windows may overlap for an extreme, so the last two blocks do instead of one per binary digit.
+#[inline(always)]
 fn extreme_into(
     x: &[f64],
     period: usize,

@@ -3,7 +3,10 @@
 //! One recurrence waits for its own last value at each row; a dozen in one loop fill that wait with each other's work. The arithmetic
 //! is [`Smooth::push`]'s, so a lane equals the fold to the bit.
 
+use super::Inputs;
+use super::rows;
 use super::smooth::{Shape, Smooth};
+use super::source::Source;
 
 /// Rows per block: a dozen lanes of it stay in a first-level cache.
 pub(super) const BLOCK: usize = 512;
@@ -14,22 +17,11 @@ const STRIDE: usize = BLOCK + 8;
 /// Most lanes in one loop: enough to hide the latency of a multiplication and an addition, few enough for the registers.
 const GROUP: usize = 12;
 
+/// Rows of a block that may be taken one by one until the seeds are complete, so that a short history is not spent on them.
+const SOON: usize = BLOCK / 4;
+
 /// Values of one lane in one block, NaN before its seed.
 pub(super) type Values = [f64; STRIDE];
-
-/// Series that lanes smooth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
-    Close,
-    Gain,
-    Loss,
-    TrueRange,
-    PlusMovement,
-    MinusMovement,
-    SignedVolume,
-    Turnover,
-    Volume,
-}
 
 /// What a lane computes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,38 +34,33 @@ pub(super) struct LaneSpec {
     pub(super) daily: bool,
 }
 
-#[derive(Debug)]
-struct Lane {
-    spec: LaneSpec,
-    smooth: Smooth,
-}
-
 impl LaneSpec {
     /// Rows before the first one that needs no seeding.
-    fn seeded_at(&self) -> usize {
+    pub(super) fn seeded_at(&self) -> usize {
         self.start + self.shape.count
     }
 }
 
-/// All lanes of one call, in the order of their seeds.
-#[derive(Debug)]
+/// The lanes of one instrument, in the order of their seeds.
+#[derive(Debug, Clone)]
 pub(super) struct Lanes {
-    lanes: Vec<Lane>,
+    specs: Vec<LaneSpec>,
+    smooth: Vec<Smooth>,
     values: Vec<Values>,
     has_daily: bool,
 }
 
 impl Lanes {
-    /// Takes the lanes; the second answer says where each ended up.
-    pub(super) fn new(specs: &[LaneSpec]) -> (Self, Vec<usize>) {
-        let mut order: Vec<usize> = (0..specs.len()).collect();
-        order.sort_by_key(|&lane| specs[lane].seeded_at());
-        let mut places = vec![0; specs.len()];
-        order.iter().enumerate().for_each(|(place, &lane)| places[lane] = place);
-        let lanes =
-            order.iter().map(|&lane| Lane { spec: specs[lane], smooth: Smooth::new(specs[lane].shape) }).collect();
+    /// Takes the lanes in the order of their seeds.
+    pub(super) fn new(specs: &[LaneSpec]) -> Self {
+        let smooth = specs.iter().map(|spec| Smooth::new(spec.shape)).collect();
         let values = vec![[f64::NAN; STRIDE]; specs.len()];
-        (Self { lanes, values, has_daily: specs.iter().any(|spec| spec.daily) }, places)
+        Self { specs: specs.to_vec(), smooth, values, has_daily: specs.iter().any(|spec| spec.daily) }
+    }
+
+    /// Goes back to before the first row.
+    pub(super) fn reset(&mut self) {
+        self.smooth.iter_mut().zip(&self.specs).for_each(|(smooth, spec)| *smooth = Smooth::new(spec.shape));
     }
 
     /// Values of one lane over the block last advanced.
@@ -81,76 +68,94 @@ impl Lanes {
         &self.values[place]
     }
 
-    /// Advances all lanes over the rows `first..first + rows`; `source` gives the block's rows of a series.
-    pub(super) fn advance<'a>(&mut self, first: usize, day: &[i32], source: impl Fn(Source) -> &'a [f64]) {
-        let rows = day.len() - first.min(day.len());
-        let rows = rows.min(BLOCK);
-        let ready = self.lanes.partition_point(|lane| lane.spec.seeded_at() <= first);
-        for (lane, values) in self.lanes.iter_mut().zip(&mut self.values) {
-            let input = &source(lane.spec.source)[..rows];
-            if lane.spec.seeded_at() <= first {
-                let gain = lane.spec.shape.gain;
-                values.iter_mut().zip(input).for_each(|(value, x)| *value = gain * x);
-            } else {
-                lane.seed(first, input, values);
-            }
+    /// Takes the inputs of the rows `first..first + rows`, and seeds what is not seeded yet.
+    pub(super) fn fill(&mut self, inputs: &Inputs<'_>, first: usize, rows: usize) {
+        let seeding = self.seeding(first).min(rows);
+        let ready = self.ready(first);
+        let lanes = self.specs.iter().zip(&mut self.smooth).zip(&mut self.values);
+        for (place, ((spec, smooth), values)) in lanes.enumerate() {
+            let slow = if place < ready { seeding } else { rows };
+            let (slow, fast) = values[..rows].split_at_mut(slow);
+            spec.source.fill(inputs, first, 1.0, slow);
+            spec.source.fill(inputs, first + slow.len(), spec.shape.gain, fast);
+            seed(spec, smooth, inputs.day, first, slow);
         }
-        let (lanes, values) = (&mut self.lanes[..ready], &mut self.values[..ready]);
-        let mut begin = 0;
-        while begin < rows {
-            let mut end = rows;
-            if self.has_daily {
-                let row = first + begin;
-                if row == 0 || day[row] != day[row - 1] {
-                    lanes.iter_mut().filter(|lane| lane.spec.daily).for_each(|lane| lane.smooth.value = 0.0);
-                }
-                let same_day = day[row..first + rows].iter().take_while(|&&other| other == day[row]).count();
-                end = begin + same_day;
-            }
-            for (lanes, values) in lanes.chunks_mut(GROUP).zip(values.chunks_mut(GROUP)) {
-                scan_group(lanes, values, begin, end);
-            }
-            begin = end;
+    }
+
+    /// How many lanes are past their seed at the block's first row, or soon after.
+    fn ready(&self, first: usize) -> usize {
+        self.specs.partition_point(|spec| spec.seeded_at() <= first + SOON)
+    }
+
+    /// How many of the block's rows the ready lanes take one by one, until the last of them is seeded.
+    fn seeding(&self, first: usize) -> usize {
+        self.specs[..self.ready(first)].last().map_or(0, |spec| spec.seeded_at().saturating_sub(first))
+    }
+
+    /// Rows of one day from `row` on, at most `most`, whose daily lanes begin again where the day does.
+    fn begin_day(&mut self, day: &[i32], row: usize, most: usize) -> usize {
+        if !self.has_daily {
+            return most;
         }
+        if row == 0 || day[row] != day[row - 1] {
+            let daily = self.smooth.iter_mut().zip(&self.specs).filter(|(_, spec)| spec.daily);
+            daily.for_each(|(smooth, _)| smooth.value = 0.0);
+        }
+        rows::same_day(&day[row..row + most])
     }
 }
 
-impl Lane {
-    fn seed(&mut self, first: usize, input: &[f64], values: &mut [f64]) {
-        for (offset, (value, &x)) in values.iter_mut().zip(input).enumerate() {
-            *value = if first + offset < self.spec.start { f64::NAN } else { self.smooth.push(x).unwrap_or(f64::NAN) };
+/// Advances the lanes over the rows `first..first + rows`, which were filled in.
+pub(super) fn advance(lanes: &mut Lanes, day: &[i32], first: usize, rows: usize) {
+    let ready = lanes.ready(first);
+    let mut begin = lanes.seeding(first);
+    while begin < rows {
+        let end = begin + lanes.begin_day(day, first + begin, rows - begin);
+        for from in (0..ready).step_by(GROUP) {
+            let group = from..ready.min(from + GROUP);
+            scan_group(&mut lanes.smooth[group.clone()], &mut lanes.values[group], begin, end);
         }
+        begin = end;
     }
 }
 
-fn scan_group(lanes: &mut [Lane], values: &mut [Values], begin: usize, end: usize) {
-    match lanes.len() {
-        1 => scan::<1>(lanes, values, begin, end),
-        2 => scan::<2>(lanes, values, begin, end),
-        3 => scan::<3>(lanes, values, begin, end),
-        4 => scan::<4>(lanes, values, begin, end),
-        5 => scan::<5>(lanes, values, begin, end),
-        6 => scan::<6>(lanes, values, begin, end),
-        7 => scan::<7>(lanes, values, begin, end),
-        8 => scan::<8>(lanes, values, begin, end),
-        9 => scan::<9>(lanes, values, begin, end),
-        10 => scan::<10>(lanes, values, begin, end),
-        11 => scan::<11>(lanes, values, begin, end),
-        _ => scan::<GROUP>(lanes, values, begin, end),
+fn seed(spec: &LaneSpec, smooth: &mut Smooth, day: &[i32], first: usize, values: &mut [f64]) {
+    for (row, value) in (first..).zip(values) {
+        if spec.daily && (row == 0 || day[row] != day[row - 1]) {
+            smooth.value = 0.0;
+        }
+        *value = if row < spec.start { f64::NAN } else { smooth.push(*value).unwrap_or(f64::NAN) };
+    }
+}
+
+fn scan_group(smooth: &mut [Smooth], values: &mut [Values], begin: usize, end: usize) {
+    match smooth.len() {
+        1 => scan::<1>(smooth, values, begin, end),
+        2 => scan::<2>(smooth, values, begin, end),
+        3 => scan::<3>(smooth, values, begin, end),
+        4 => scan::<4>(smooth, values, begin, end),
+        5 => scan::<5>(smooth, values, begin, end),
+        6 => scan::<6>(smooth, values, begin, end),
+        7 => scan::<7>(smooth, values, begin, end),
+        8 => scan::<8>(smooth, values, begin, end),
+        9 => scan::<9>(smooth, values, begin, end),
+        10 => scan::<10>(smooth, values, begin, end),
+        11 => scan::<11>(smooth, values, begin, end),
+        _ => scan::<GROUP>(smooth, values, begin, end),
     }
 }
 
 /// Replaces the inputs in `values` by the recurrences over them. The lane count is a constant so that all states live in registers.
 #[expect(clippy::needless_range_loop, reason = "row indexes several lanes at once")]
-fn scan<const N: usize>(lanes: &mut [Lane], values: &mut [Values], begin: usize, end: usize) {
-    let (Some(lanes), Some(values)) = (lanes.first_chunk_mut::<N>(), values.first_chunk_mut::<N>()) else { return };
-    let mut state: [f64; N] = std::array::from_fn(|lane| lanes[lane].smooth.value);
-    let carry: [f64; N] = std::array::from_fn(|lane| lanes[lane].spec.shape.carry);
+fn scan<const N: usize>(smooth: &mut [Smooth], values: &mut [Values], begin: usize, end: usize) {
+    let (Some(smooth), Some(values)) = (smooth.first_chunk_mut::<N>(), values.first_chunk_mut::<N>()) else { return };
+    let mut state: [f64; N] = std::array::from_fn(|lane| smooth[lane].value);
+    let carry: [f64; N] = std::array::from_fn(|lane| smooth[lane].shape.carry);
     for row in begin..end.min(STRIDE) {
         for lane in 0..N {
             state[lane] = carry[lane] * state[lane] + values[lane][row];
             values[lane][row] = state[lane];
         }
     }
-    lanes.iter_mut().zip(state).for_each(|(lane, value)| lane.smooth.value = value);
+    smooth.iter_mut().zip(state).for_each(|(smooth, value)| smooth.value = value);
 }

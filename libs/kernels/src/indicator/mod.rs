@@ -17,8 +17,11 @@ mod fold;
 mod formula;
 mod fused;
 mod lanes;
+mod plan;
 mod recent;
+mod rows;
 mod smooth;
+mod source;
 mod spec;
 mod state;
 mod window;
@@ -26,6 +29,7 @@ mod window;
 pub use audit::{Difference, Verdict, audit};
 pub use catalogue::{Info, MAX_PERIOD, Parameter, catalogue};
 pub use fold::{Machine, Row};
+pub use fused::Fused;
 pub use spec::{MAX_TEXT, Spec};
 
 use crate::Error;
@@ -103,7 +107,8 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    fn row(&self, index: usize) -> Row {
+    /// Returns one candle, which must be there.
+    pub fn row(&self, index: usize) -> Row {
         Row {
             open: self.open[index],
             high: self.high[index],
@@ -180,7 +185,7 @@ pub fn compute_fused(specs: &[Spec], inputs: &Inputs<'_>) -> Result<Vec<Column>,
 pub fn compute_fused_until(specs: &[Spec], inputs: &Inputs<'_>, stop: &dyn Fn() -> bool) -> Result<Vec<Column>, Error> {
     let names: Vec<String> = specs.iter().flat_map(Spec::columns).collect();
     let mut values = vec![Vec::new(); names.len()];
-    fill(specs, inputs, &mut values, stop)?;
+    Fused::new(specs).compute_into_until(inputs, &mut values, stop)?;
     Ok(names.into_iter().zip(values).map(|(name, values)| Column { name, values }).collect())
 }
 
@@ -188,17 +193,7 @@ pub fn compute_fused_until(specs: &[Spec], inputs: &Inputs<'_>, stop: &dyn Fn() 
 ///
 /// Errors: inputs of unequal length; another number of buffers than columns.
 pub fn compute_fused_into(specs: &[Spec], inputs: &Inputs<'_>, out: &mut [Vec<f64>]) -> Result<(), Error> {
-    fill(specs, inputs, out, &|| false)
-}
-
-fn fill(specs: &[Spec], inputs: &Inputs<'_>, out: &mut [Vec<f64>], stop: &dyn Fn() -> bool) -> Result<(), Error> {
-    inputs.check()?;
-    let expected = specs.iter().map(|spec| spec.outputs().len()).sum();
-    if out.len() != expected {
-        return Err(Error::BufferCount { found: out.len(), expected });
-    }
-    out.iter_mut().for_each(|column| column.resize(inputs.len(), f64::NAN));
-    fused::compute(specs, inputs, out, stop)
+    Fused::new(specs).compute_into(inputs, out)
 }
 
 #[cfg(test)]

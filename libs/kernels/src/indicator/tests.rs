@@ -332,3 +332,133 @@ fn a_stop_is_heard_at_every_block_and_changes_nothing_before() {
         }
     }
 }
+
+/// Numbers below a bound, from a seed.
+struct Draw(u64);
+
+impl Draw {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((self.0 >> 33) as usize) % bound
+    }
+
+    /// An indicator of the whole catalogue with parameters that a request may have: mostly small, some long.
+    fn spec(&mut self) -> Spec {
+        loop {
+            let info = &catalogue()[self.below(catalogue().len())];
+            let values: Vec<String> = (info.parameters.iter())
+                .map(|parameter| match self.below(4) {
+                    0 => parameter.default.to_string(),
+                    kind if parameter.is_integer => {
+                        let reach = if kind == 1 { 300 } else { 30 };
+                        (parameter.min + self.below(reach) as f64).min(parameter.max).to_string()
+                    }
+                    _ => {
+                        let hundredths = self.below(((parameter.max.min(5.0) - parameter.min) * 100.0) as usize + 1);
+                        ((parameter.min * 1e4).round() / 1e4 + hundredths as f64 / 100.0).min(parameter.max).to_string()
+                    }
+                })
+                .collect();
+            // What parameters must be to each other is for the spec to know.
+            if let Ok(spec) = format!("{}:{}", info.name, values.join(",")).trim_end_matches(':').parse() {
+                return spec;
+            }
+        }
+    }
+
+    /// A market of any length, with days of any length, now and then one price or no volume at all.
+    fn market(&mut self, seed: u64) -> Market {
+        let rows = [self.below(4), self.below(60), self.below(700), self.below(2500)][self.below(4)];
+        let mut market = match self.below(8) {
+            0 => Market::constant(rows, 77.7, [0.0, 5.0][self.below(2)]),
+            _ => Market::random(seed, rows),
+        };
+        let length = 1 + self.below(800);
+        market.day.iter_mut().enumerate().for_each(|(row, day)| *day = (row / length) as i32);
+        market
+    }
+}
+
+#[test]
+fn random_requests_are_alike_in_every_form() {
+    let mut draw = Draw(20_240_101);
+    let mut seen = std::collections::BTreeSet::new();
+    for request in 0..250 {
+        let specs: Vec<Spec> = (0..1 + draw.below(8)).map(|_| draw.spec()).collect();
+        seen.extend(specs.iter().map(|spec| spec.info().name));
+        let market = draw.market(request);
+        let inputs = market.all();
+        let wanted = compute_fold(&specs, &inputs).unwrap();
+        same_bits(&wanted, &compute_fused(&specs, &inputs).unwrap());
+
+        let mut pieces: Vec<Column> =
+            wanted.iter().map(|column| Column { name: column.name.clone(), values: Vec::new() }).collect();
+        let mut fused = Fused::new(&specs);
+        // Twice: nothing of the first run may be left in the second.
+        for _ in 0..2 {
+            pieces.iter_mut().for_each(|column| column.values.clear());
+            let take = |first: usize, columns: &[Vec<f64>]| {
+                assert_eq!(first, pieces[0].values.len());
+                pieces.iter_mut().zip(columns).for_each(|(all, piece)| all.values.extend(piece));
+            };
+            fused.for_each_piece(&inputs, take).unwrap();
+            same_bits(&wanted, &pieces);
+        }
+
+        // A state saved anywhere and taken up again goes on as if nothing had been.
+        let cut = if inputs.is_empty() { 0 } else { draw.below(inputs.len()) };
+        let mut column = 0;
+        for spec in &specs {
+            let outputs = spec.outputs().len();
+            let (mut machine, mut now) = (Machine::new(spec), vec![0.0; outputs]);
+            for (index, row) in inputs.rows().enumerate() {
+                if index == cut {
+                    machine = Machine::restore(spec, &machine.save()).unwrap();
+                }
+                machine.push(&row, &mut now);
+                for (value, wanted) in now.iter().zip(&wanted[column..]) {
+                    let wanted = wanted.values[index];
+                    assert!(value.to_bits() == wanted.to_bits() || value.is_nan() && wanted.is_nan(), "{spec} {index}");
+                }
+            }
+            column += outputs;
+        }
+    }
+    assert_eq!(seen.len(), catalogue().len(), "not drawn at all: some of the catalogue");
+}
+
+#[test]
+fn pieces_longer_than_a_buffer_join_without_a_seam() {
+    let market = Market::random(12, 10_000);
+    let specs = every_indicator();
+    let wanted = compute_fold(&specs, &market.all()).unwrap();
+    let mut got: Vec<Column> =
+        wanted.iter().map(|column| Column { name: column.name.clone(), values: Vec::new() }).collect();
+    let mut pieces = 0;
+    let take = |_: usize, columns: &[Vec<f64>]| {
+        pieces += 1;
+        got.iter_mut().zip(columns).for_each(|(all, piece)| all.values.extend(piece));
+    };
+    Fused::new(&specs).for_each_piece(&market.all(), take).unwrap();
+    same_bits(&wanted, &got);
+    assert!(pieces > 2, "{pieces}");
+}
+
+#[test]
+fn instruments_of_several_lengths_are_each_as_alone() {
+    let markets: Vec<Market> = [1300, 0, 3, 513, 2000].into_iter().map(|rows| Market::random(13, rows)).collect();
+    let inputs: Vec<Inputs<'_>> = markets.iter().map(Market::all).collect();
+    let specs = specs(&D3_SET);
+    let mut fused = Fused::new(&specs);
+    let mut out = vec![vec![5.0; 7]; inputs.len() * fused.columns()];
+    fused.compute_many_into(&inputs, &mut out).unwrap();
+    for (inputs, out) in inputs.iter().zip(out.chunks(fused.columns())) {
+        let wanted = compute_fold(&specs, inputs).unwrap();
+        let got = wanted.iter().zip(out);
+        let got: Vec<Column> =
+            got.map(|(column, values)| Column { name: column.name.clone(), values: values.clone() }).collect();
+        same_bits(&wanted, &got);
+    }
+    let error = fused.compute_many_into(&inputs, &mut out[1..]).unwrap_err();
+    assert_eq!(error, Error::BufferCount { found: 64, expected: 65 });
+}

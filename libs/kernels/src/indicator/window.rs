@@ -20,7 +20,7 @@ pub(super) struct Block {
 
 impl Block {
     /// Two rows, the second one `step` above the first.
-    #[inline]
+    #[inline(always)]
     pub(super) fn of_two(step: f64) -> Self {
         Self { sum: step, squares: step * step * 0.5 }
     }
@@ -43,7 +43,7 @@ impl Join {
     }
 
     /// Joins the blocks; `step` is the newer block's first row minus the older one's.
-    #[inline]
+    #[inline(always)]
     pub(super) fn of(self, old: Block, new: Block, step: f64) -> Block {
         let moved = self.new * step + new.sum;
         let apart = self.old * moved - self.new * old.sum;
@@ -63,7 +63,7 @@ impl Doubling {
         Self { length: length as f64, weight: 0.5 / length as f64 }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn of(self, old: Block, new: Block, step: f64) -> Block {
         let moved = self.length * step + new.sum;
         let apart = moved - old.sum;

@@ -8,6 +8,7 @@ mod batch;
 mod closes;
 mod data;
 mod flight;
+mod indicators;
 mod put;
 mod read;
 mod resample;
@@ -54,6 +55,10 @@ pub(crate) struct Parameters {
     /// `host:port` of a role's metrics.
     metrics: String,
     instruments: usize,
+    /// Rows of all instruments taken together as one series; 0 takes each instrument by itself.
+    rows: usize,
+    /// Instruments whose columns are written to be compared; 0 for all.
+    compared: usize,
     subscribers: usize,
 }
 
@@ -128,6 +133,8 @@ fn prepare(parameters: &Parameters) -> Result<Box<dyn Case>> {
         "resample" => Box::new(resample::Resample::prepare(parameters)?),
         "store" => Box::new(put::StoreAll::prepare(parameters)?),
         "read" | "month" => Box::new(read::Read::prepare(parameters)?),
+        "indicators" | "indicators-many" | "indicators-scale" => Box::new(indicators::Indicators::prepare(parameters)?),
+        "indicators-stream" => Box::new(indicators::Stream::prepare(parameters)?),
         "flight" => Box::new(flight::Server::prepare(parameters)?),
         "batch" => Box::new(batch::Batch::prepare(parameters)?),
         "closes" => Box::new(closes::Closes::prepare(parameters)?),
@@ -136,9 +143,18 @@ fn prepare(parameters: &Parameters) -> Result<Box<dyn Case>> {
 }
 
 /// A line of /proc/self/status, such as VmHWM, the peak of resident memory.
-fn memory_bytes(name: &str) -> u64 {
+pub(crate) fn memory_bytes(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let kilobytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
     kilobytes.unwrap_or_default() * 1024
+}
+
+/// Time this thread has had a core. Other work on the machine, which would take the core away, is not in it.
+pub(crate) fn processor_seconds() -> Result<f64> {
+    // Giving way brings the figure up to date.
+    std::thread::yield_now();
+    let line = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    let nanoseconds = line.split(' ').next().context("schedstat is empty")?;
+    Ok(nanoseconds.parse::<u64>()? as f64 / 1e9)
 }

@@ -3,13 +3,13 @@
 use std::hint::black_box;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use kernels::resample::{Bars, Day, Flags, Hours, flag_day_into, resample_day_into, resample_rows};
 use market::{Calendar, Frame, Millis, TradingDay};
 use serde_json::json;
 
 use crate::data::{self, Series};
-use crate::{Case, Measured, Parameters};
+use crate::{Case, Measured, Parameters, processor_seconds};
 
 const WIDTH_MS: Millis = 5 * 60_000;
 const SOURCE_MS: Millis = 60_000;
@@ -140,15 +140,6 @@ impl Case for Resample {
         }
         Ok(())
     }
-}
-
-/// Time this thread has had a core. Other work on the machine, which would take the core away, is not in it.
-fn processor_seconds() -> Result<f64> {
-    // Giving way brings the figure up to date.
-    std::thread::yield_now();
-    let line = std::fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanoseconds = line.split(' ').next().context("schedstat is empty")?;
-    Ok(nanoseconds.parse::<u64>()? as f64 / 1e9)
 }
 
 fn columns(frame: &Frame, rows: std::ops::Range<usize>) -> Day<'_> {
