@@ -94,16 +94,27 @@ impl Fault for Missed {
 
 /// Why a batch ended before its end.
 #[derive(Debug, thiserror::Error)]
-#[error("no answer was taken for {0:?}, so the rest of the batch was dropped; ask for what is missing")]
-pub(crate) struct SlowReader(Duration);
+pub(crate) enum Cut {
+    #[error("no answer was taken for {0:?}, so the rest of the batch was dropped; ask for what is missing")]
+    SlowReader(Duration),
+    /// A bug: items isolate their panics.
+    #[error("the batch broke off with {0} instruments to answer")]
+    BrokenOff(usize),
+}
 
-impl Fault for SlowReader {
+impl Fault for Cut {
     fn code(&self) -> Code {
-        Code::ResourceExhausted
+        match self {
+            Cut::SlowReader(_) => Code::ResourceExhausted,
+            Cut::BrokenOff(_) => Code::Internal,
+        }
     }
 
     fn reason(&self) -> &'static str {
-        "SLOW_READER"
+        match self {
+            Cut::SlowReader(_) => "SLOW_READER",
+            Cut::BrokenOff(_) => "BROKEN_OFF",
+        }
     }
 }
 
@@ -135,7 +146,7 @@ impl Batches {
         &self,
         engine: Engine,
         batch: query::Batch,
-    ) -> Result<BoxStream<'static, Result<BatchComputeIndicatorsResponse, SlowReader>>, Error> {
+    ) -> Result<BoxStream<'static, Result<BatchComputeIndicatorsResponse, Cut>>, Error> {
         let keys: Vec<_> = batch.queries.iter().map(|query| query.key.clone()).collect();
         let revisions = self.indicators.revisions(&keys).await?;
         let columns = batch.queries.first().map(|query| query.columns().len()).unwrap_or_default();
@@ -173,21 +184,12 @@ struct Reader {
 }
 
 impl Work {
-    fn start(self) -> BoxStream<'static, Result<BatchComputeIndicatorsResponse, SlowReader>> {
+    fn start(self) -> BoxStream<'static, Result<BatchComputeIndicatorsResponse, Cut>> {
         let (sender, receiver) = mpsc::channel(1);
         let reader = Arc::new(Reader::default());
-        let read_timeout = self.read_timeout;
-        tokio::spawn(self.run(sender, Arc::clone(&reader)).in_current_span());
-        let read = stream::unfold(Some((receiver, reader)), move |state| async move {
-            let (mut receiver, reader) = state?;
-            reader.asks.notify_one();
-            match receiver.recv().await {
-                Some(message) => Some((Ok(message), Some((receiver, reader)))),
-                None if reader.is_slow.load(Ordering::Relaxed) => Some((Err(SlowReader(read_timeout)), None)),
-                None => None,
-            }
-        });
-        read.boxed()
+        let answers = answers(receiver, Arc::clone(&reader), self.read_timeout, self.pending.len());
+        tokio::spawn(self.run(sender, reader).in_current_span());
+        answers
     }
 
     /// Works until all are answered, the reader leaves, or it takes nothing for too long. Items are tasks of their own, so that candles
@@ -218,7 +220,7 @@ impl Work {
                 () = sender.closed() => return,
                 item = running.join_next() => item,
             };
-            // None: all are answered. An item isolates its panics and is aborted only from here.
+            // None: all are answered. An item isolates its panics and is aborted only by the end of this.
             let Some(Ok(Item { message, memory })) = item else { return };
             answered += 1;
             if sender.send(message).await.is_err() {
@@ -227,6 +229,28 @@ impl Work {
             taken = memory;
         }
     }
+}
+
+/// Asks for one answer after another. The count tells an end from a break: a batch cut short must not look whole.
+fn answers(
+    receiver: mpsc::Receiver<BatchComputeIndicatorsResponse>,
+    reader: Arc<Reader>,
+    read_timeout: Duration,
+    count: usize,
+) -> BoxStream<'static, Result<BatchComputeIndicatorsResponse, Cut>> {
+    let read = stream::unfold((receiver, reader, count), move |(mut receiver, reader, left)| async move {
+        if left == 0 {
+            return None;
+        }
+        reader.asks.notify_one();
+        let (answer, left) = match receiver.recv().await {
+            Some(message) => (Ok(message), left - 1),
+            None if reader.is_slow.load(Ordering::Relaxed) => (Err(Cut::SlowReader(read_timeout)), 0),
+            None => (Err(Cut::BrokenOff(left)), 0),
+        };
+        Some((answer, (receiver, reader, left)))
+    });
+    read.boxed()
 }
 
 /// What the items of one batch share.
@@ -413,6 +437,15 @@ mod tests {
         let end = read.pop().unwrap().unwrap_err();
         assert_eq!((end.code(), end.reason()), (Code::ResourceExhausted, "SLOW_READER"));
         assert!(read.len() < COUNT && read.iter().all(Result::is_ok));
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_breaks_off_does_not_look_whole() {
+        let (sender, receiver) = mpsc::channel(1);
+        sender.send(BatchComputeIndicatorsResponse::default()).await.unwrap();
+        drop(sender);
+        let read: Vec<_> = answers(receiver, Arc::default(), Duration::from_secs(1), 3).collect().await;
+        assert!(matches!(read[..], [Ok(_), Err(Cut::BrokenOff(2))]), "{read:?}");
     }
 
     #[tokio::test]
