@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh::cache::Cache;
+use mesh::cache::{Cache, SharedSettings};
 use mesh::config::ServerConfig;
 use mesh::engine::Engines;
 use mesh::source::{Candles, MasterData};
@@ -37,6 +37,15 @@ pub struct Config {
     pub cache_time_to_live: Duration,
     /// Bytes of the cache of this process: some 2500 answers of a session of minutes with the D3 set.
     pub cache_capacity_bytes: u64,
+    /// How long an answer is kept in Redis, where one is configured: for other replicas, and for this one after a restart.
+    #[serde(with = "humantime_serde")]
+    pub cache_shared_time_to_live: Duration,
+    /// How long Redis may take to give or take an answer. One that takes longer, or a quarter of it time after time, is left alone for a
+    /// while and answers are computed.
+    #[serde(with = "humantime_serde")]
+    pub cache_shared_timeout: Duration,
+    /// Largest answer shared through Redis: reading a larger one would take as long as computing it.
+    pub cache_shared_max_value_bytes: usize,
     /// Values of one computation, history rows times columns, beyond which it is refused: 256 MB of results, ten years of minutes with
     /// thirty columns.
     pub max_values: usize,
@@ -46,10 +55,14 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let shared = SharedSettings::default();
         Self {
             caching: true,
             cache_time_to_live: Duration::from_secs(15 * 60),
             cache_capacity_bytes: 100 * 1024 * 1024,
+            cache_shared_time_to_live: shared.time_to_live,
+            cache_shared_timeout: shared.timeout,
+            cache_shared_max_value_bytes: shared.max_value_bytes,
             max_values: 32_000_000,
             batch_concurrency: 8,
         }
@@ -60,6 +73,15 @@ impl Config {
     /// The cache of this process as configured; the caller puts Redis behind it where there is one.
     pub fn local_cache(&self) -> Cache {
         Cache::local(self.cache_capacity_bytes, self.cache_time_to_live)
+    }
+
+    /// How the cache uses Redis.
+    pub fn shared_cache(&self) -> SharedSettings {
+        SharedSettings {
+            time_to_live: self.cache_shared_time_to_live,
+            timeout: self.cache_shared_timeout,
+            max_value_bytes: self.cache_shared_max_value_bytes,
+        }
     }
 }
 

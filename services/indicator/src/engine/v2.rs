@@ -20,7 +20,7 @@ use super::{Answer, Compute, Error, History, Pinned, Table, compute_table, cost}
 const UNREADABLE_ENTRIES: &str = "candlemesh_indicator_unreadable_entries_total";
 
 /// Part of the key: raised when the encoding of entries changes.
-const ENTRY_VERSION: u32 = 2;
+const ENTRY_VERSION: u32 = 3;
 /// Largest answer kept: 300 000 rows of the D3 set. A larger one would push out too many others.
 const MAX_ENTRY_BYTES: usize = 32 * 1024 * 1024;
 /// Entries up to this size are decoded where they arrive, in some ten microseconds; larger ones on the pool.
