@@ -6,7 +6,11 @@
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is its message")]
 
 mod faults;
+mod migrate;
+mod replicas;
+mod suffix;
 mod topologies;
+mod world;
 
 use std::convert::Infallible;
 use std::sync::Arc;

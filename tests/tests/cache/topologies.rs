@@ -37,7 +37,8 @@ async fn share_and_drop(url: &str) {
     }
     assert_eq!(second.statistics().await.misses, 0);
     let half = KEYS as u64 / 2;
-    assert_eq!(first.drop_tagged("entry/", "US|1").await.unwrap(), (half, Some(half)));
+    let dropped = first.drop_tagged("entry/", "US|1").await;
+    assert_eq!((dropped.local, dropped.shared.unwrap()), (half, Some(half)));
     eventually("the other replica drops it too", async || second.statistics().await.local_entries == half).await;
     for index in 0..KEYS {
         let source = if index % 2 == 1 { Source::Computed } else { Source::Local };

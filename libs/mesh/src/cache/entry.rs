@@ -54,6 +54,12 @@ pub(super) fn is_sound(stored: &[u8]) -> bool {
     matches!(version, AS_IT_IS | SHUFFLED_ZSTD) && u32::from_le_bytes(check) == checksum(version, &stored[5..])
 }
 
+/// The value of an entry as releases before this layout wrote it: its checksum, then the value.
+pub(super) fn unseal_checksum_and_value(stored: &[u8]) -> Option<&[u8]> {
+    let (check, value) = stored.split_first_chunk::<4>()?;
+    (u32::from_le_bytes(*check) == crc32fast::hash(value)).then_some(value)
+}
+
 fn framed(version: u8, size: usize, body: &[u8]) -> Vec<u8> {
     let mut stored = Vec::with_capacity(HEADER_BYTES + body.len());
     stored.push(version);

@@ -4,9 +4,10 @@
 //! Redis that is down, slow or holds a broken entry costs time, never correctness and never an error.
 //!
 //! - `shared.rs`: Redis as the second level, and when it is left alone
-//! - `entry.rs`: how a value is stored there
+//! - `entry.rs`: how a value is stored there; `migrate.rs`: all values, from one Redis to another
 
 mod entry;
+pub mod migrate;
 mod shared;
 
 use std::future::Future;
@@ -64,6 +65,26 @@ pub struct Statistics {
     pub shared_written_bytes: u64,
 }
 
+impl Statistics {
+    /// Hits among all look-ups; 0 before the first.
+    pub fn hit_rate(&self) -> f64 {
+        let hits = self.local_hits + self.shared_hits;
+        match hits + self.misses {
+            0 => 0.0,
+            all => hits as f64 / all as f64,
+        }
+    }
+}
+
+/// Entries that were dropped.
+#[derive(Debug)]
+pub struct DroppedEntries {
+    /// Of this process.
+    pub local: u64,
+    /// Of Redis; nothing where there is none.
+    pub shared: Result<Option<u64>, redis::RedisError>,
+}
+
 #[derive(Debug, Default)]
 struct Counters {
     local_hits: AtomicU64,
@@ -107,7 +128,7 @@ impl Cache {
         let (local, on_drop) = (self.local.clone(), Arc::clone(&self.on_drop));
         let dropped: Dropped = Arc::new(move |tag| {
             let (local, owned) = (local.clone(), tag.map(str::to_owned));
-            tokio::spawn(async move { drop_local(&local, owned.as_deref()).await });
+            tokio::spawn(async move { drop_tagged_keys(&local, owned.as_deref()).await });
             tell(&on_drop, tag);
         });
         self.shared = Some(Arc::new(Shared::start(address, settings, pool, dropped)));
@@ -158,18 +179,18 @@ impl Cache {
     }
 
     /// Drops every entry whose key begins with `prefix` and ends with the tag, here and in Redis, and within a second in the other
-    /// replicas. Answers with how many that were here, and in Redis where it could be asked.
+    /// replicas.
     ///
     /// Nothing has to be dropped for the sake of newer data: keys hold the revision. This is for entries that are suspected to be wrong,
-    /// and for their memory.
-    ///
-    /// Errors: Redis is there but did not do it; the entries of this process are dropped all the same.
-    pub async fn drop_tagged(&self, prefix: &str, tag: &str) -> Result<(u64, Option<u64>), redis::RedisError> {
-        let local = drop_local(&self.local, Some(tag)).await;
+    /// and for their memory. Where Redis cannot be asked, the entries of this process are dropped all the same.
+    pub async fn drop_tagged(&self, prefix: &str, tag: &str) -> DroppedEntries {
+        let local = drop_tagged_keys(&self.local, Some(tag)).await;
         tell(&self.on_drop, Some(tag));
-        let Some(shared) = &self.shared else { return Ok((local, None)) };
-        let shared = shared.drop_matching(&format!("{prefix}*/{}", literal(tag)), tag).await?;
-        Ok((local, Some(shared)))
+        let shared = match &self.shared {
+            Some(shared) => shared.drop_matching(&format!("{prefix}*/{}", literal(tag)), tag).await.map(Some),
+            None => Ok(None),
+        };
+        DroppedEntries { local, shared }
     }
 
     /// Calls back with the tag of what is dropped, by whichever replica, or with nothing where everything is.
@@ -227,14 +248,18 @@ impl Cache {
     }
 }
 
-async fn drop_local(local: &Local, tag: Option<&str>) -> u64 {
+/// Removes what has the tag from a map of such keys, or everything; answers with how many of the tag there were.
+pub async fn drop_tagged_keys<V>(map: &moka::future::Cache<Arc<str>, V>, tag: Option<&str>) -> u64
+where
+    V: Clone + Send + Sync + 'static,
+{
     let Some(tag) = tag else {
-        local.invalidate_all();
+        map.invalidate_all();
         return 0;
     };
-    let keys: Vec<Arc<Arc<str>>> = local.iter().map(|(key, _)| key).filter(|key| has_tag(key, tag)).collect();
+    let keys: Vec<Arc<Arc<str>>> = map.iter().map(|(key, _)| key).filter(|key| has_tag(key, tag)).collect();
     for key in &keys {
-        local.invalidate(&***key).await;
+        map.invalidate(&***key).await;
     }
     keys.len() as u64
 }
@@ -302,7 +327,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert!(!cache.statistics().await.shared_connected);
-        assert!(cache.drop_tagged("", "k").await.is_err());
+        assert!(cache.drop_tagged("", "k").await.shared.is_err());
     }
 
     #[tokio::test]
@@ -317,7 +342,8 @@ mod tests {
             let compute = async { Ok::<_, std::io::Error>(Bytes::from_static(b"v")) };
             cache.get_or_compute(key, compute).await.unwrap();
         }
-        assert_eq!(cache.drop_tagged("a/", "US|X").await.unwrap(), (2, None));
+        let dropped = cache.drop_tagged("a/", "US|X").await;
+        assert_eq!((dropped.local, dropped.shared.unwrap()), (2, None));
         for (key, is_there) in [("a/1/US|X", false), ("a/2/US|X", false), ("a/1/US|XX", true), ("US|X", true)] {
             assert_eq!(cache.peek(key).await.is_some(), is_there, "{key}");
         }

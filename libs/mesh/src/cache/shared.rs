@@ -61,7 +61,7 @@ impl Default for SharedSettings {
     fn default() -> Self {
         Self {
             time_to_live: Duration::from_secs(60 * 60),
-            timeout: Duration::from_millis(100),
+            timeout: Duration::from_millis(150),
             max_value_bytes: 8 * 1024 * 1024,
         }
     }

@@ -21,7 +21,7 @@ impl Compute for V1 {
         let history = self.history.take(pinned, cost(&pinned.query.specs)).await?;
         let (specs, range) = (Arc::clone(&pinned.query.specs), pinned.query.range);
         let task = move || {
-            compute_table(Engine::V1, history, range, |inputs| {
+            compute_table(Engine::V1, &specs, &history, range, |inputs| {
                 let mut columns = Vec::new();
                 for spec in specs.iter() {
                     columns.extend(compute_fold(std::slice::from_ref(spec), inputs)?);

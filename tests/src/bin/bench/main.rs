@@ -4,6 +4,7 @@
 //! seconds and its values; `{"op":"write","folder":...}` leaves the last result as raw columns to be compared; `{"op":"sessions",...}`
 //! names the sessions that data is made of. Every answer is one line; an error ends the process.
 
+mod cache;
 mod closes;
 mod data;
 mod flight;
@@ -125,6 +126,7 @@ fn prepare(parameters: &Parameters) -> Result<Box<dyn Case>> {
         "store" => Box::new(put::StoreAll::prepare(parameters)?),
         "read" | "month" => Box::new(read::Read::prepare(parameters)?),
         "flight" => Box::new(flight::Server::prepare(parameters)?),
+        "cache" => Box::new(cache::CacheCase::prepare(parameters)?),
         "closes" => Box::new(closes::Closes::prepare(parameters)?),
         other => bail!("there is no case '{other}'"),
     })
