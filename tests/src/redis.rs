@@ -21,15 +21,22 @@ pub struct Redis {
     folder: TempDir,
     program: PathBuf,
     port: u16,
+    arguments: Vec<String>,
 }
 
 impl Redis {
     /// Starts a server. Errors when Redis is not installed or does not come up.
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with further arguments on its command line.
+    pub fn start_with(arguments: &[&str]) -> Result<Self> {
         let program =
             program().context("redis-server was not found: apt-get install -y --no-install-recommends redis-server")?;
         let folder = tempfile::Builder::new().prefix("candlemesh-redis").tempdir()?;
-        let mut server = Self { process: None, folder, program, port: 0 };
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut server = Self { process: None, folder, program, port: 0, arguments };
         let mut outcome = Ok(());
         for _ in 0..ATTEMPTS {
             server.port = free_port()?;
@@ -54,6 +61,10 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Ends the server, and with it everything it holds. [`restart`](Self::restart) brings it back.
     pub fn stop(&mut self) -> Result<()> {
         match self.process.take() {
@@ -72,6 +83,7 @@ impl Redis {
         let mut command = Command::new(&self.program);
         command.current_dir(self.folder.path());
         command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", "", "--appendonly", "no"]);
+        command.args(&self.arguments);
         let port = self.port;
         let process = ServerProcess::start(command, &self.folder.path().join("server.log"), || answers(port))?;
         self.process = Some(process);

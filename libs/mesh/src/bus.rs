@@ -9,13 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamMaxlen, StreamRangeReply, StreamReadOptions, StreamReadReply};
-use redis::{AsyncCommands, AsyncConnectionConfig, Client, RedisResult};
+use redis::{AsyncCommands, RedisResult};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use crate::config::ConfigError;
+use crate::topology::{Connection, RedisAddress};
 
 /// Key of the stream; meshes that share a Redis wake each other for nothing, which is harmless.
 const STREAM: &str = "candlemesh:changes";
@@ -60,16 +59,13 @@ impl Bus {
     }
 
     /// A bus over Redis. Does not wait for it: connections are made, and remade, in the background.
-    ///
-    /// Errors: a URL that does not parse.
-    pub fn redis(url: &str) -> Result<Bus, ConfigError> {
-        let client = Client::open(url).map_err(|error| ConfigError::new(format!("redis_url: {error}")))?;
+    pub fn redis(address: RedisAddress) -> Bus {
         let (announced, to_tell) = watch::channel(0);
         let heard = Arc::new(Heard::default());
         let mut tasks = JoinSet::new();
-        tasks.spawn(tell(client.clone(), to_tell));
-        tasks.spawn(listen(client, Arc::clone(&heard)));
-        Ok(Bus(Some(Arc::new(Remote { announced, heard, _tasks: tasks }))))
+        tasks.spawn(tell(address.clone(), to_tell));
+        tasks.spawn(listen(address, Arc::clone(&heard)));
+        Bus(Some(Arc::new(Remote { announced, heard, _tasks: tasks })))
     }
 
     /// Tells that the log has come to `sequence`. Never waits; of several calls only the newest need arrive.
@@ -103,19 +99,12 @@ impl Heard {
     }
 }
 
-async fn connect(client: &Client, answer_timeout: Duration) -> RedisResult<MultiplexedConnection> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(answer_timeout));
-    client.get_multiplexed_async_connection_with_config(&config).await
-}
-
 /// Adds what is announced, the newest where several are waiting.
-async fn tell(client: Client, mut announced: watch::Receiver<u64>) -> Infallible {
+async fn tell(address: RedisAddress, mut announced: watch::Receiver<u64>) -> Infallible {
     let mut pause = FIRST_PAUSE;
     loop {
         // Ends only with an error, and with it the connection.
-        if let Ok(mut connection) = connect(&client, ANSWER_TIMEOUT).await {
+        if let Ok(mut connection) = address.connect(CONNECT_TIMEOUT, ANSWER_TIMEOUT).await {
             while tell_next(&mut connection, &mut announced).await.is_ok() {
                 pause = FIRST_PAUSE;
             }
@@ -126,7 +115,7 @@ async fn tell(client: Client, mut announced: watch::Receiver<u64>) -> Infallible
     }
 }
 
-async fn tell_next(connection: &mut MultiplexedConnection, announced: &mut watch::Receiver<u64>) -> RedisResult<()> {
+async fn tell_next(connection: &mut Connection, announced: &mut watch::Receiver<u64>) -> RedisResult<()> {
     if announced.changed().await.is_err() {
         // Dropped with the bus, which ends this task too.
         std::future::pending::<()>().await;
@@ -140,11 +129,11 @@ async fn tell_next(connection: &mut MultiplexedConnection, announced: &mut watch
     Ok(())
 }
 
-async fn listen(client: Client, heard: Arc<Heard>) -> Infallible {
+async fn listen(address: RedisAddress, heard: Arc<Heard>) -> Infallible {
     let mut pause = FIRST_PAUSE;
     let mut is_lost = false;
     loop {
-        let Err(error) = listen_until_lost(&client, &heard).await;
+        let Err(error) = listen_until_lost(&address, &heard).await;
         if heard.is_connected.swap(false, Ordering::Relaxed) {
             (pause, is_lost) = (FIRST_PAUSE, false);
         }
@@ -157,8 +146,8 @@ async fn listen(client: Client, heard: Arc<Heard>) -> Infallible {
     }
 }
 
-async fn listen_until_lost(client: &Client, heard: &Heard) -> RedisResult<Infallible> {
-    let mut connection = connect(client, BLOCK + ANSWER_TIMEOUT).await?;
+async fn listen_until_lost(address: &RedisAddress, heard: &Heard) -> RedisResult<Infallible> {
+    let mut connection = address.connect(CONNECT_TIMEOUT, BLOCK + ANSWER_TIMEOUT).await?;
     // From the entry that is now the newest, which also tells what was missed meanwhile.
     let newest: StreamRangeReply = connection.xrevrange_count(STREAM, "+", "-", 1).await?;
     let mut position = "0-0".to_owned();
@@ -185,20 +174,24 @@ fn take(entries: &[redis::streams::StreamId], heard: &Heard, position: &mut Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topology::RedisTls;
+
+    fn nowhere() -> Bus {
+        Bus::redis(RedisAddress::parse("redis://127.0.0.1:1", &RedisTls::default()).unwrap())
+    }
 
     #[tokio::test]
     async fn without_redis_nothing_is_heard_and_nothing_fails() {
-        for bus in [Bus::in_process(), Bus::redis("redis://127.0.0.1:1").unwrap()] {
+        for bus in [Bus::in_process(), nowhere()] {
             bus.announce(7);
             let heard = tokio::time::timeout(Duration::from_millis(300), bus.heard()).await;
             assert!(heard.is_err() && !bus.is_connected());
         }
-        assert!(Bus::redis("nonsense").is_err());
     }
 
     #[tokio::test]
     async fn of_what_was_told_the_newest_is_heard_once() {
-        let bus = Bus::redis("redis://127.0.0.1:1").unwrap();
+        let bus = nowhere();
         let heard = Arc::clone(&bus.0.as_ref().unwrap().heard);
         heard.tell(5);
         heard.tell(9);

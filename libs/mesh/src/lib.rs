@@ -18,6 +18,7 @@ mod pool;
 mod server;
 pub mod source;
 pub mod telemetry;
+pub mod topology;
 
 pub use drain::Drain;
 pub use fault::{Fault, RemoteError, to_status};

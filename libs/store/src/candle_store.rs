@@ -24,6 +24,9 @@ pub const MAX_PUT_ROWS: usize = 1_500_000;
 /// Most candles a change carries: two trading dates of minutes, 56 kB. Whoever follows the log of a bulk load reads the rest.
 pub const MAX_CHANGE_ROWS: usize = 1000;
 
+/// Most revisions one [`CandleStore::first_change`] looks at: a month of an instrument whose minutes are stored one by one.
+pub const MAX_REVISIONS: u64 = 10_000;
+
 /// Rows of one instrument and source timeframe to be stored.
 #[derive(Debug, Clone, Copy)]
 pub struct Put<'a> {
@@ -173,6 +176,13 @@ pub trait CandleStore: Send + Sync + Debug {
     /// Errors: `Expired` when records after the cursor were pruned: the reader must start over from the candles.
     async fn changes(&self, after_sequence: u64, limit: usize) -> Result<Vec<Change>>;
 
+    /// Open time of the earliest candle, of whichever source timeframe, that the revisions after one and up to another changed: every
+    /// candle before it is the same at both. `None` when the log does not tell of all of them, as some were pruned.
+    ///
+    /// Errors: `Invalid` unless `after_revision` is less than `revision`. Cost: one look-up by index, of at most [`MAX_REVISIONS`]
+    /// revisions; of more it says `None`.
+    async fn first_change(&self, key: &InstrumentKey, after_revision: u64, revision: u64) -> Result<Option<Millis>>;
+
     /// The candles now stored from the first to the last changed one of each change, in order. `None` where they are more than
     /// [`MAX_CHANGE_ROWS`], and where their block does not decode: [`read`](Self::read) says why.
     ///
@@ -210,6 +220,16 @@ pub(crate) fn check_calendar(put: &Put<'_>, stored_by: &str) -> Result<()> {
     }
     let reason = format!("candles of {} are stored by {stored_by}, not {}", put.key, put.calendar.name());
     Err(Error::invalid("calendar", reason))
+}
+
+/// Refuses a span of revisions that holds none; says whether it is one to be looked at.
+pub(crate) fn check_revisions(after_revision: u64, revision: u64) -> Result<bool> {
+    match revision.checked_sub(after_revision) {
+        None | Some(0) => {
+            Err(Error::invalid("revision", format!("{revision} given, which is not after {after_revision}")))
+        }
+        Some(count) => Ok(count <= MAX_REVISIONS),
+    }
 }
 
 /// The candles of a block that a change carries.

@@ -63,6 +63,11 @@ enum Command {
     },
     /// Whether indicators use the future, or depend on how much history is loaded.
     Audit(client::audit::AuditArgs),
+    /// The indicator cache: its statistics, what it holds of an instrument, and moving it to another Redis.
+    Cache {
+        #[command(subcommand)]
+        command: client::cache::CacheCommand,
+    },
     /// Technical indicators.
     Indicators(client::query::IndicatorsArgs),
     /// Sequences of strong moves, their metrics and patterns.
@@ -155,6 +160,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Watch(args) => done(client::watch::run(connection, args).await),
         Command::Replay(args) => done(client::replay::run(connection, args).await),
         Command::Audit(args) => done(client::audit::run(connection, args).await),
+        Command::Cache { command } => client::cache::run(connection, command).await,
         Command::Indicators(args) => done(client::query::run_indicators(connection, args).await),
         Command::Sequences(args) => done(client::query::run_sequences(connection, args).await),
         Command::Screen(args) => done(client::query::run_screen(connection, args).await),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mesh::config::{ConfigError, ServerConfig, TelemetryConfig};
 use mesh::engine::Engines;
+use mesh::topology::RedisTls;
 use serde::{Deserialize, Serialize};
 
 /// Variables below the prefix that belong to the tests, the client commands and docker-compose.yml, not to a server.
@@ -32,8 +33,11 @@ pub struct Config {
     /// `sqlite:///path` or `postgres://...`; ingestion, sequence, optimizer and gateway need it.
     pub database_url: Option<String>,
     /// Redis: indicator's shared cache, and the bell by which replicas of ingestion wake each other. Absent: each process has only its
-    /// own cache, and replicas of ingestion ask the database for changes.
+    /// own cache, and replicas of ingestion ask the database for changes. `redis://` or `rediss://host:port`,
+    /// `redis+sentinel://host,host/service`, `redis+cluster://host,host`.
     pub redis_url: Option<String>,
+    /// Certificates of a `rediss` address.
+    pub redis_tls: RedisTls,
     /// Engines this process holds: `v1`, `v2` or `v1,v2`.
     pub engines: String,
     /// Threads of the CPU pool; 0: one per core.
@@ -65,6 +69,7 @@ impl Default for Config {
             metrics_listen: None,
             database_url: None,
             redis_url: None,
+            redis_tls: RedisTls::default(),
             engines: "v1,v2".into(),
             cpu_workers: 0,
             cpu_queue: 1024,

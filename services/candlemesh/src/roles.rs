@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh::source::{Changes, MasterData, RemoteAggregation, RemoteIngestion};
+use mesh::topology::RedisAddress;
 use mesh::{CpuPool, Drain, StartError};
 use store::Stores;
 
@@ -134,7 +135,7 @@ pub async fn build(
             App::Aggregation(aggregation::App::build(&server, config.aggregation.clone(), ports).await?)
         }
         Role::Indicator => {
-            let cache = indicator_cache(config).await?;
+            let cache = indicator_cache(config, &pool)?;
             let ports = indicator::Ports { candles: candles()?, master: master()?, engines, pool, cache };
             App::Indicator(indicator::App::build(&server, config.indicator.clone(), ports).await?)
         }
@@ -157,15 +158,18 @@ pub async fn build(
 /// Without Redis, replicas find each other's changes by asking the database.
 fn change_bus(config: &Config) -> Result<mesh::bus::Bus, StartError> {
     Ok(match &config.redis_url {
-        Some(url) => mesh::bus::Bus::redis(url)?,
+        Some(url) => mesh::bus::Bus::redis(RedisAddress::parse(url, &config.redis_tls)?),
         None => mesh::bus::Bus::in_process(),
     })
 }
 
-async fn indicator_cache(config: &Config) -> Result<mesh::cache::Cache, StartError> {
+fn indicator_cache(config: &Config, pool: &Arc<CpuPool>) -> Result<mesh::cache::Cache, StartError> {
     let cache = config.indicator.local_cache();
     Ok(match &config.redis_url {
-        Some(url) => cache.with_redis(url, config.indicator.cache_time_to_live).await?,
+        Some(url) => {
+            let address = RedisAddress::parse(url, &config.redis_tls)?;
+            cache.with_shared(address, config.indicator.shared_cache(), Arc::clone(pool))
+        }
         None => cache,
     })
 }

@@ -1,6 +1,7 @@
 //! What the service does, the same for both engines: pins the data revision, takes the history, cuts to the range.
 
 mod audit;
+mod series;
 mod v1;
 mod v2;
 
@@ -20,8 +21,11 @@ use tonic::Code;
 use crate::query::Query;
 use crate::{Config, Ports};
 pub(crate) use audit::Audited;
+use series::AllSeries;
 use v1::V1;
-use v2::V2;
+pub(crate) use v2::entry_prefix;
+pub use v2::entry_renamed;
+use v2::{Kept, V2};
 
 /// Seconds of computing per answer, labelled `engine` (v1, v2); answers from a cache are not counted.
 const COMPUTE_SECONDS: &str = "candlemesh_indicator_compute_seconds";
@@ -166,17 +170,50 @@ pub(crate) struct Indicators {
     master: Arc<dyn MasterData>,
     v1: V1,
     v2: V2,
+    series: AllSeries,
+}
+
+/// Computations that did not begin at the first candle.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spared {
+    pub(crate) computations: u64,
+    /// Candles that were neither read nor computed for that.
+    pub(crate) rows: u64,
+    /// Series with states, and their bytes.
+    pub(crate) series: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Indicators {
     pub(crate) fn new(config: &Config, ports: &Ports) -> Self {
         let history = History { candles: Arc::clone(&ports.candles), max_values: config.max_values };
-        let cache = config.caching.then(|| ports.cache.clone());
+        let series = AllSeries::new(config.cache_snapshot_bytes);
+        ports.cache.on_drop({
+            let series = series.clone();
+            move |instrument| {
+                let (series, instrument) = (series.clone(), instrument.map(str::to_owned));
+                tokio::spawn(async move { series.forget(instrument.as_deref()).await });
+            }
+        });
+        let kept = config.caching.then(|| Kept { answers: ports.cache.clone(), series: series.clone() });
+        let (master, pool) = (Arc::clone(&ports.master), Arc::clone(&ports.pool));
         Self {
-            master: Arc::clone(&ports.master),
-            v1: V1 { history: history.clone(), pool: Arc::clone(&ports.pool) },
-            v2: V2 { history, pool: Arc::clone(&ports.pool), cache },
+            master: Arc::clone(&master),
+            v1: V1 { history: history.clone(), pool: Arc::clone(&pool) },
+            v2: V2 { history, pool, master, kept },
+            series,
         }
+    }
+
+    /// Computes with V2, for the cache, what a caller may ask; answers with where it was.
+    pub(crate) async fn warm(&self, query: &Query) -> Result<Source, Error> {
+        Ok(self.compute(Engine::V2, query).await?.source)
+    }
+
+    /// What was spared by beginning at kept states, and what these take.
+    pub(crate) async fn spared(&self) -> Spared {
+        let ((computations, rows), (series, bytes)) = (self.series.saved(), self.series.size().await);
+        Spared { computations, rows, series, bytes }
     }
 
     /// Answers one query.
@@ -258,6 +295,27 @@ impl Pinned<'_> {
 }
 
 impl Table {
+    /// The rows of a part of the time that the table covers.
+    fn between(mut self, start: Millis, end: Millis) -> Table {
+        let rows = self.open_time.partition_point(|at| *at < start)..self.open_time.partition_point(|at| *at < end);
+        self.before += rows.start as u64;
+        for column in &mut self.columns {
+            cut(&mut column.values, &rows);
+        }
+        self.open_time.truncate(rows.end);
+        self.open_time.drain(..rows.start);
+        self
+    }
+
+    /// This table with the rows of another, which come right after and have the same columns.
+    fn followed_by(mut self, rest: Table) -> Table {
+        self.open_time.extend(rest.open_time);
+        for (column, rest) in self.columns.iter_mut().zip(rest.columns) {
+            column.values.extend(rest.values);
+        }
+        self
+    }
+
     fn empty(query: &Query) -> Table {
         let columns = query.columns().into_iter().map(|name| Column { name, values: Vec::new() });
         Table { before: 0, open_time: Vec::new(), columns: columns.collect() }
@@ -301,6 +359,17 @@ impl History {
     }
 }
 
+impl Error {
+    fn range(error: &market::Error) -> Error {
+        FieldError::new("range", error).into()
+    }
+}
+
+/// Columns of some specs.
+fn width(specs: &[Spec]) -> usize {
+    specs.iter().map(|spec| spec.outputs().len()).sum()
+}
+
 /// Work per candle, in that of a usual column.
 fn cost(specs: &[Spec]) -> usize {
     specs.iter().map(Spec::cost).sum()
@@ -309,26 +378,35 @@ fn cost(specs: &[Spec]) -> usize {
 /// Runs a kernel over a whole history and cuts its columns to the range. Blocks: for the CPU pool.
 fn compute_table<F>(
     engine: Engine,
-    history: BucketFrame,
+    specs: &[Spec],
+    history: &BucketFrame,
     range: TimeRange,
     kernel: F,
 ) -> Result<(Table, Duration), Error>
 where
     F: FnOnce(&Inputs<'_>) -> Result<Vec<Column>, kernels::Error>,
 {
-    let started = Instant::now();
     let frame = &history.frame;
-    let day = days(&history);
-    let inputs = Inputs::new(frame.open(), frame.high(), frame.low(), frame.close(), frame.volume(), &day)?;
-    let mut columns = kernel(&inputs)?;
-    let rows = frame.rows_between(range.start(), range.end());
-    let computed = frame.len() * columns.len();
-    columns.iter_mut().for_each(|column| cut(&mut column.values, &rows));
-    let table = Table { before: rows.start as u64, open_time: frame.open_time()[rows].to_vec(), columns };
+    let compute = || -> Result<Table, Error> {
+        let day = days(history);
+        let inputs = Inputs::new(frame.open(), frame.high(), frame.low(), frame.close(), frame.volume(), &day)?;
+        let mut columns = kernel(&inputs)?;
+        let rows = frame.rows_between(range.start(), range.end());
+        columns.iter_mut().for_each(|column| cut(&mut column.values, &rows));
+        Ok(Table { before: rows.start as u64, open_time: frame.open_time()[rows].to_vec(), columns })
+    };
+    let (table, took) = measured(engine, frame.len() * width(specs), compute);
+    Ok((table?, took))
+}
+
+/// Times a computation of so many values.
+fn measured<T>(engine: Engine, values: usize, compute: impl FnOnce() -> T) -> (T, Duration) {
+    let started = Instant::now();
+    let outcome = compute();
     let took = started.elapsed();
     metrics::histogram!(COMPUTE_SECONDS, "engine" => engine.as_str()).record(took.as_secs_f64());
-    metrics::counter!(COMPUTED_VALUES, "engine" => engine.as_str()).increment(computed as u64);
-    Ok((table, took))
+    metrics::counter!(COMPUTED_VALUES, "engine" => engine.as_str()).increment(values as u64);
+    (outcome, took)
 }
 
 /// A number per row that changes with the trading date.

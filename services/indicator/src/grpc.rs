@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use kernels::indicator::{Difference, Info, Parameter, Spec, Verdict, catalogue};
-use mesh::cache::{Cache, Source};
+use mesh::cache::{Cache, Source, Statistics};
 use mesh::context::at;
 use mesh::engine::{Engines, answered_by};
 use mesh::{Drain, Fault, MAX_MESSAGE_BYTES, Priority, RemoteError, to_status};
@@ -15,15 +15,17 @@ use proto::indicator::indicator_service_server::IndicatorService;
 use proto::indicator::{
     AuditDifference, AuditIndicatorsRequest, AuditIndicatorsResponse, AuditedColumn, BatchComputeIndicatorsRequest,
     BatchComputeIndicatorsResponse, ComputeIndicatorsRequest, ComputeIndicatorsResponse, GetCacheStatisticsRequest,
-    GetCacheStatisticsResponse, IndicatorInfo, ListIndicatorsRequest, ListIndicatorsResponse, ParameterInfo, WarmUp,
+    GetCacheStatisticsResponse, IndicatorInfo, InvalidateCacheRequest, InvalidateCacheResponse, ListIndicatorsRequest,
+    ListIndicatorsResponse, ParameterInfo, WarmUp,
 };
 use proto::wire::ItemError;
 use rollout::Subject;
 use tonic::{Request, Response, Status};
 
 use crate::batch::Batches;
-use crate::engine::{Answer, Audited, Error, Indicators};
+use crate::engine::{self, Answer, Audited, Error, Indicators, Spared};
 use crate::query::{self, Query};
+use crate::warm::Warm;
 
 /// Rows of one answer; a message holds no more of a few columns, and Flight carries the rest faster.
 const MAX_ROWS: usize = 500_000;
@@ -35,6 +37,7 @@ pub(crate) struct Service {
     pub(crate) engines: Engines,
     pub(crate) cache: Cache,
     pub(crate) batches: Batches,
+    pub(crate) warm: Arc<Warm>,
     pub(crate) drain: Drain,
 }
 
@@ -48,6 +51,7 @@ impl IndicatorService for Service {
     ) -> Result<Response<ComputeIndicatorsResponse>, Status> {
         let engine = self.engines.choose(Subject::Indicator, request.metadata())?;
         let query = Query::try_from(request.into_inner()).map_err(|error| to_status(&error))?;
+        self.warm.count(&query);
         let answer = self.indicators.compute(engine, &query).await.and_then(|answer| render(&query, answer));
         let mut response = Response::new(answer.map_err(|error| to_status(&error))?);
         answered_by(response.metadata_mut(), engine);
@@ -92,15 +96,45 @@ impl IndicatorService for Service {
         &self,
         _request: Request<GetCacheStatisticsRequest>,
     ) -> Result<Response<GetCacheStatisticsResponse>, Status> {
-        let statistics = self.cache.statistics().await;
-        Ok(Response::new(GetCacheStatisticsResponse {
-            local_hits: statistics.local_hits,
-            shared_hits: statistics.shared_hits,
-            misses: statistics.misses,
-            local_entries: statistics.local_entries,
-            local_bytes: statistics.local_bytes,
-            shared_errors: statistics.shared_errors,
+        let (statistics, spared) = (self.cache.statistics().await, self.indicators.spared().await);
+        Ok(Response::new(render_statistics(&statistics, &spared)))
+    }
+
+    async fn invalidate_cache(
+        &self,
+        request: Request<InvalidateCacheRequest>,
+    ) -> Result<Response<InvalidateCacheResponse>, Status> {
+        let key = convert::instrument_key("instrument_key", &request.get_ref().instrument_key);
+        let key = key.map_err(|error| to_status(&error))?;
+        let dropped = self.cache.drop_tagged(&engine::entry_prefix(), key.as_str()).await;
+        let shared_error = dropped.shared.as_ref().err().map(ToString::to_string);
+        Ok(Response::new(InvalidateCacheResponse {
+            local_entries: dropped.local,
+            shared_entries: dropped.shared.ok().flatten(),
+            shared_error: shared_error.unwrap_or_default(),
         }))
+    }
+}
+
+fn render_statistics(statistics: &Statistics, spared: &Spared) -> GetCacheStatisticsResponse {
+    GetCacheStatisticsResponse {
+        local_hits: statistics.local_hits,
+        shared_hits: statistics.shared_hits,
+        misses: statistics.misses,
+        local_entries: statistics.local_entries,
+        local_bytes: statistics.local_bytes,
+        local_capacity_bytes: statistics.local_capacity_bytes,
+        shared_connected: statistics.shared_connected,
+        shared_errors: statistics.shared_errors,
+        shared_writes: statistics.shared_writes,
+        dropped_writes: statistics.dropped_writes,
+        shared_value_bytes: statistics.shared_value_bytes,
+        shared_written_bytes: statistics.shared_written_bytes,
+        hit_rate: statistics.hit_rate(),
+        suffix_computations: spared.computations,
+        saved_rows: spared.rows,
+        series: spared.series,
+        series_bytes: spared.bytes,
     }
 }
 

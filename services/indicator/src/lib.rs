@@ -6,19 +6,22 @@
 //!
 //! - `grpc.rs`: the RPCs; `flight.rs`: bulk frames; `query.rs`: what both parse a request to
 //! - `batch.rs`: many instruments in one stream, in bounded memory
-//! - `engine.rs`: revision, history and limits, the same for both engines; `engine/v1.rs`, `engine/v2.rs`: the engines
+//! - `engine.rs`: revision, history and limits, the same for both engines; `engine/v1.rs`, `engine/v2.rs`: the engines; `engine/series.rs`: what
+//!   V2 keeps of a series beside its answers
+//! - `warm.rs`: which queries are asked most, for replicas that start
 
 mod batch;
 mod engine;
 mod flight;
 mod grpc;
 mod query;
+mod warm;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh::cache::Cache;
+use mesh::cache::{Cache, SharedSettings};
 use mesh::config::ServerConfig;
 use mesh::engine::Engines;
 use mesh::source::{Candles, MasterData};
@@ -28,6 +31,9 @@ use serde::{Deserialize, Serialize};
 
 use batch::Batches;
 use engine::Indicators;
+pub use engine::entry_renamed;
+use rollout::Engine;
+use warm::Warm;
 
 /// Tunables of the service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +46,23 @@ pub struct Config {
     pub cache_time_to_live: Duration,
     /// Bytes of the cache of this process: some 2500 answers of a session of minutes with the D3 set.
     pub cache_capacity_bytes: u64,
+    /// How long an answer is kept in Redis, where one is configured: for other replicas, and for this one after a restart.
+    #[serde(with = "humantime_serde")]
+    pub cache_shared_time_to_live: Duration,
+    /// How long Redis may take to give or take an answer. One that takes longer, or a quarter of it time after time, is left alone for a
+    /// while and answers are computed.
+    #[serde(with = "humantime_serde")]
+    pub cache_shared_timeout: Duration,
+    /// Largest answer shared through Redis: reading a larger one would take as long as computing it.
+    pub cache_shared_max_value_bytes: usize,
+    /// Bytes of kernel states kept so that a changed minute costs the rows from its trading date on; some 2000 series of a year of minutes with
+    /// the D3 set.
+    pub cache_snapshot_bytes: u64,
+    /// Most asked queries that a starting replica asks, as all replicas remember them in Redis; 0: none.
+    pub warm_queries: usize,
+    /// How long it may take for that.
+    #[serde(with = "humantime_serde")]
+    pub warm_time: Duration,
     /// Values of one computation, history rows times columns, beyond which it is refused: 256 MB of results, ten years of minutes with
     /// thirty columns.
     pub max_values: usize,
@@ -58,10 +81,17 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let shared = SharedSettings::default();
         Self {
             caching: true,
             cache_time_to_live: Duration::from_secs(15 * 60),
             cache_capacity_bytes: 100 * 1024 * 1024,
+            cache_snapshot_bytes: 32 * 1024 * 1024,
+            cache_shared_time_to_live: shared.time_to_live,
+            cache_shared_timeout: shared.timeout,
+            cache_shared_max_value_bytes: shared.max_value_bytes,
+            warm_queries: 256,
+            warm_time: Duration::from_secs(30),
             max_values: 32_000_000,
             batch_concurrency: 8,
             batch_memory_bytes: 192 * 1024 * 1024,
@@ -75,6 +105,15 @@ impl Config {
     /// The cache of this process as configured; the caller puts Redis behind it where there is one.
     pub fn local_cache(&self) -> Cache {
         Cache::local(self.cache_capacity_bytes, self.cache_time_to_live)
+    }
+
+    /// How the cache uses Redis.
+    pub fn shared_cache(&self) -> SharedSettings {
+        SharedSettings {
+            time_to_live: self.cache_shared_time_to_live,
+            timeout: self.cache_shared_timeout,
+            max_value_bytes: self.cache_shared_max_value_bytes,
+        }
     }
 }
 
@@ -111,17 +150,29 @@ impl App {
     pub async fn serve(self, drain: Drain) -> Result<(), StartError> {
         let App { server, config, ports } = self;
         let indicators = Arc::new(Indicators::new(&config, &ports));
+        let is_warmed = config.caching && ports.engines.holds(Engine::V2);
+        let queries = if is_warmed { config.warm_queries } else { 0 };
+        let warm = Arc::new(Warm::new(ports.cache.clone(), queries, config.warm_time));
         let grpc = grpc::Service {
             indicators: Arc::clone(&indicators),
             engines: ports.engines,
             cache: ports.cache,
             batches: Batches::new(Arc::clone(&indicators), &config),
+            warm: Arc::clone(&warm),
             drain: drain.clone(),
         };
         let grpc = IndicatorServiceServer::new(grpc)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let flight = mesh::flight::service(Arc::new(flight::Frames { indicators, engines: ports.engines }));
-        server.add_grpc(grpc).add_grpc(flight).serve(drain).await
+        let frames = flight::Frames { indicators: Arc::clone(&indicators), engines: ports.engines };
+        let flight = mesh::flight::service(Arc::new(frames));
+        let warming = tokio::spawn(warm.run(indicators, drain.clone()));
+        let served = server.add_grpc(grpc).add_grpc(flight).serve(drain).await;
+        if served.is_err() {
+            // Nothing has begun a drain, which would end it.
+            warming.abort();
+        }
+        let _ = warming.await;
+        served
     }
 }

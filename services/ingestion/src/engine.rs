@@ -239,6 +239,16 @@ impl Engine {
         Ok(revisions.into_iter().map(Option::unwrap_or_default).collect())
     }
 
+    /// Open time of the earliest candle that the revisions after one and up to another changed, where the log tells.
+    pub(crate) async fn first_change(
+        &self,
+        key: &InstrumentKey,
+        after_revision: u64,
+        revision: u64,
+    ) -> Result<Option<Millis>> {
+        Ok(self.stores.candles.first_change(key, after_revision, revision).await?)
+    }
+
     /// What is stored of a known instrument, and its revision.
     pub(crate) async fn coverage(&self, key: &InstrumentKey) -> Result<(Vec<Coverage>, u64)> {
         self.instrument(key).await?;

@@ -158,6 +158,16 @@ impl IngestionService for Service {
         Ok(Response::new(pb::GetCoverageResponse { coverage: coverage.iter().map(wire_coverage).collect(), revision }))
     }
 
+    async fn get_first_change(
+        &self,
+        request: Request<pb::GetFirstChangeRequest>,
+    ) -> Answer<pb::GetFirstChangeResponse> {
+        let pb::GetFirstChangeRequest { instrument_key, after_revision, revision } = request.into_inner();
+        let key = convert::instrument_key("instrument_key", &instrument_key).map_err(refuse)?;
+        let first = self.engine.first_change(&key, after_revision, revision).await.map_err(refuse)?;
+        Ok(Response::new(pb::GetFirstChangeResponse { first_open_time: first.map(convert::timestamp) }))
+    }
+
     async fn get_revisions(&self, request: Request<pb::GetRevisionsRequest>) -> Answer<pb::GetRevisionsResponse> {
         let keys = aligned_keys(&request.get_ref().instrument_keys, MAX_REVISION_KEYS).map_err(refuse)?;
         let keys = keys.into_iter().collect::<Result<Vec<_>, _>>().map_err(refuse)?;

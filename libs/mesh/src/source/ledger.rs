@@ -1,11 +1,11 @@
 //! Stored candles with their revisions and their change log in memory: the twin of ingestion where a test writes while others read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use market::{Calendar, Candle, CorporateAction, Frame, Instrument, InstrumentKey, TimeRange, Timeframe};
+use market::{Calendar, Candle, CorporateAction, Frame, Instrument, InstrumentKey, Millis, TimeRange, Timeframe};
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -200,6 +200,20 @@ impl MasterData for MemoryLedger {
     async fn revisions(&self, keys: &[InstrumentKey]) -> Result<Vec<u64>, RemoteError> {
         let ledger = self.lock();
         Ok(keys.iter().map(|key| ledger.revisions.get(key).copied().unwrap_or_default()).collect())
+    }
+
+    async fn first_change(
+        &self,
+        key: &InstrumentKey,
+        after_revision: u64,
+        revision: u64,
+    ) -> Result<Option<Millis>, RemoteError> {
+        let ledger = self.lock();
+        let revisions = after_revision + 1..=revision;
+        let told = || ledger.log.iter().filter(|change| change.key == *key && revisions.contains(&change.revision));
+        let known: BTreeSet<u64> = told().map(|change| change.revision).collect();
+        let first = told().map(|change| change.first_open_time).min();
+        Ok(first.filter(|_| known.len() as u64 == revision.saturating_sub(after_revision)))
     }
 
     async fn coverage(&self, key: &InstrumentKey) -> Result<Vec<SourceCoverage>, RemoteError> {

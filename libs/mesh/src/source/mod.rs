@@ -79,6 +79,16 @@ pub trait MasterData: Send + Sync + Debug {
     /// Current revision of each key, 0 for an unknown one.
     async fn revisions(&self, keys: &[InstrumentKey]) -> Result<Vec<u64>, RemoteError>;
 
+    /// Open time of the earliest candle changed by the revisions after one and up to another; `None` where that is not known.
+    async fn first_change(
+        &self,
+        _key: &InstrumentKey,
+        _after_revision: u64,
+        _revision: u64,
+    ) -> Result<Option<Millis>, RemoteError> {
+        Ok(None)
+    }
+
     /// What is stored per source timeframe, narrow to wide. NOT_FOUND for an unknown instrument.
     async fn coverage(&self, key: &InstrumentKey) -> Result<Vec<SourceCoverage>, RemoteError>;
 

@@ -5,14 +5,14 @@ use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use futures::{StreamExt, TryStreamExt};
-use market::{BucketFrame, CorporateAction, Instrument, InstrumentKey, TimeRange, Timeframe};
+use market::{BucketFrame, CorporateAction, Instrument, InstrumentKey, Millis, TimeRange, Timeframe};
 use prost::Message;
 use proto::convert;
 use proto::ingestion::change_service_client::ChangeServiceClient;
 use proto::ingestion::ingestion_service_client::IngestionServiceClient;
 use proto::ingestion::{
-    GetCoverageRequest, GetGroupRequest, GetInstrumentRequest, GetRevisionsRequest, ListCorporateActionsRequest,
-    ListInstrumentsRequest,
+    GetCoverageRequest, GetFirstChangeRequest, GetGroupRequest, GetInstrumentRequest, GetRevisionsRequest,
+    ListCorporateActionsRequest, ListInstrumentsRequest,
 };
 use proto::wire::{self, CandlesTicket, FrameTicket, StoredCandlesTicket, frame_ticket};
 use tonic::{Code, Status};
@@ -158,6 +158,18 @@ impl MasterData for RemoteIngestion {
             return Err(malformed("revisions are not aligned with the request"));
         }
         Ok(answer.revisions)
+    }
+
+    async fn first_change(
+        &self,
+        key: &InstrumentKey,
+        after_revision: u64,
+        revision: u64,
+    ) -> Result<Option<Millis>, RemoteError> {
+        let request = GetFirstChangeRequest { instrument_key: key.to_string(), after_revision, revision };
+        let answer = self.client.clone().get_first_change(request).await?.into_inner();
+        let first = answer.first_open_time.as_ref();
+        first.map(|stamp| convert::millis(stamp).ok_or_else(|| malformed("a change without a time"))).transpose()
     }
 
     async fn coverage(&self, key: &InstrumentKey) -> Result<Vec<SourceCoverage>, RemoteError> {

@@ -9,7 +9,7 @@ use market::{Candle, Date, Frame, InstrumentKey, Millis, TimeRange, Timeframe};
 
 use super::{MemoryStore, lock};
 use crate::block::{Chunk, Merged, Summary, merge, split};
-use crate::candle_store::{block_date, carried, check_calendar, check_puts, trim};
+use crate::candle_store::{block_date, carried, check_calendar, check_puts, check_revisions, trim};
 use crate::{
     Block, CandleStore, Change, Changed, CheckReport, Coverage, Error, LastCandle, MAX_PAGE_ROWS, Pruned, Put,
     PutOutcome, Result,
@@ -275,6 +275,19 @@ impl CandleStore for MemoryStore {
         }
         let from = candles.changes.partition_point(|change| change.sequence <= after_sequence);
         Ok(candles.changes[from..].iter().take(limit.min(MAX_PAGE_ROWS)).cloned().collect())
+    }
+
+    async fn first_change(&self, key: &InstrumentKey, after_revision: u64, revision: u64) -> Result<Option<Millis>> {
+        if !check_revisions(after_revision, revision)? {
+            return Ok(None);
+        }
+        let candles = lock(&self.candles);
+        let revisions = after_revision + 1..=revision;
+        let told =
+            || candles.changes.iter().filter(|change| change.key == *key && revisions.contains(&change.revision));
+        let known: BTreeSet<u64> = told().map(|change| change.revision).collect();
+        let first = told().map(|change| change.first_open_time).min();
+        Ok(first.filter(|_| known.len() as u64 == revision - after_revision))
     }
 
     async fn changed_candles(&self, changes: &[Change]) -> Result<Vec<Option<Frame>>> {

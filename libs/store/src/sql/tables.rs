@@ -8,7 +8,7 @@ use market::{Candle, Date, Frame, InstrumentKey, Millis, TimeRange, Timeframe};
 use sqlx::Row;
 
 use super::{Db, Store};
-use crate::candle_store::block_date;
+use crate::candle_store::{block_date, check_revisions};
 use crate::sql::limited::Held;
 use crate::sql::put::{self, ChangeWrite, CoverageGrowth, Superseded, WriteTables, date_bounds, superseded_json};
 use crate::sql::read::{self, LastBlock, Page, ReadTables, last_candles_of};
@@ -382,6 +382,32 @@ impl CandleStore for Store {
             return Err(Error::Expired { what: "change cursor", requested: after_sequence, oldest });
         }
         rows.iter().map(change_of).collect()
+    }
+
+    async fn first_change(&self, key: &InstrumentKey, after_revision: u64, revision: u64) -> Result<Option<Millis>> {
+        if !check_revisions(after_revision, revision)? {
+            return Ok(None);
+        }
+        // Each revision leaves at least one record: where all are counted, none was pruned whole. A prune goes on in slices, which may end
+        // within a put: its records bear one instant, so what bears that of the oldest record left may have lost its like.
+        let row = sqlx::query(
+            "select count(distinct c.revision) as revisions, min(c.first_open_time) as first_open_time, \
+             count(case when c.changed_at = (select o.changed_at from candle_change o order by o.sequence limit 1) then 1 end) \
+             as doubtful, (select pruned_sequence from candle_change_counter where counter_id = 1) as pruned \
+             from candle_change c join candle_series s on s.series_id = c.series_id \
+             where s.instrument_key = $1 and c.revision > $2 and c.revision <= $3",
+        )
+        .bind(key.as_str())
+        .bind(signed(after_revision))
+        .bind(signed(revision))
+        .fetch_one(self.reader())
+        .await
+        .map_err(fault)?;
+        let number = |name: &str| unsigned(row.try_get(name).map_err(fault)?);
+        let is_whole = number("doubtful")? == 0 || number("pruned")? == 0;
+        let first: Option<Millis> = row.try_get("first_open_time").map_err(fault)?;
+        let is_known = is_whole && number("revisions")? == revision - after_revision;
+        Ok(first.filter(|_| is_known))
     }
 
     async fn changed_candles(&self, changes: &[Change]) -> Result<Vec<Option<Frame>>> {

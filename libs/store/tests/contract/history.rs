@@ -54,6 +54,41 @@ pub(crate) async fn a_revision_repeats_its_answer_until_pruned(stores: &Stores) 
     assert_eq!(stored(stores, &key, Timeframe::M1, None).await, models[8]);
 }
 
+pub(crate) async fn the_first_change_between_revisions_is_known_until_pruned(stores: &Stores) {
+    let (key, other) = (key("NSE_EQ|A"), crate::candles::key("NSE_EQ|B"));
+    // Revision 1: three minutes from the fifth on; 2: the next; 3: another day; 4: a minute of the first day again.
+    put(stores, &key, &minutes(5, 8, 1.0), 100).await;
+    put(stores, &other, &minutes(0, 1, 1.0), 150).await;
+    put(stores, &key, &minutes(8, 9, 1.0), 200).await;
+    put(stores, &key, &frame([(OPEN + DAY, 1.0, 1.0, None), (OPEN + 2 * DAY, 1.0, 1.0, None)]), 300).await;
+    put(stores, &key, &minutes(6, 7, 2.0), 400).await;
+    let at = |minute: i64| Some(OPEN + minute * MINUTE);
+    let first = async |after, revision| stores.candles.first_change(&key, after, revision).await;
+    for (after, revision, want) in [
+        (0, 1, at(5)),
+        (1, 2, at(8)),
+        (2, 3, Some(OPEN + DAY)),
+        (1, 3, at(8)),
+        (3, 4, at(6)),
+        (2, 4, at(6)),
+        (0, 4, at(5)),
+        // Nobody has made these yet.
+        (4, 5, None),
+        (0, 5, None),
+        (0, 1_000_000, None),
+    ] {
+        assert_eq!(first(after, revision).await.unwrap(), want, "{after}..{revision}");
+    }
+    for (after, revision) in [(1, 1), (2, 1)] {
+        assert!(matches!(first(after, revision).await, Err(Error::Invalid { field: "revision", .. })));
+    }
+    let nobody = crate::candles::key("NSE_EQ|C");
+    assert_eq!(stores.candles.first_change(&nobody, 0, 1).await.unwrap(), None);
+
+    stores.candles.prune(1_150, 1_000).await.unwrap();
+    assert_eq!((first(0, 2).await.unwrap(), first(1, 2).await.unwrap()), (None, at(8)));
+}
+
 pub(crate) async fn a_stream_keeps_its_revision_while_others_write(stores: &Stores) {
     let key = key("NSE_EQ|A");
     let days = 90;

@@ -73,6 +73,7 @@ contract! {
     candles::what_was_never_stored_is_empty,
     history::a_revision_repeats_its_answer_until_pruned,
     history::a_stream_keeps_its_revision_while_others_write,
+    history::the_first_change_between_revisions_is_known_until_pruned,
     history::a_stream_that_meets_a_prune_never_gives_newer_values,
     history::changes_come_in_order_and_without_gaps,
     history::puts_hand_over_the_changes_they_logged,

@@ -3,6 +3,7 @@
 pub mod actions;
 pub mod audit;
 pub mod backfill;
+pub mod cache;
 pub mod export;
 pub mod fsck;
 pub mod gaps;

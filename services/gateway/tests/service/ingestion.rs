@@ -119,6 +119,10 @@ impl IngestionService for Fake {
         none()
     }
 
+    async fn get_first_change(&self, _request: Request<GetFirstChangeRequest>) -> Answer<GetFirstChangeResponse> {
+        none()
+    }
+
     async fn get_revisions(&self, _request: Request<GetRevisionsRequest>) -> Answer<GetRevisionsResponse> {
         none()
     }

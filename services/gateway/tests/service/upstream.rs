@@ -215,6 +215,10 @@ impl IndicatorService for Fake {
     ) -> Answer<GetCacheStatisticsResponse> {
         self.answer(Subject::Indicator, request.metadata(), GetCacheStatisticsResponse::default())
     }
+
+    async fn invalidate_cache(&self, request: Request<InvalidateCacheRequest>) -> Answer<InvalidateCacheResponse> {
+        self.answer(Subject::Indicator, request.metadata(), InvalidateCacheResponse::default())
+    }
 }
 
 #[tonic::async_trait]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use kernels::indicator::compute_fold_until;
+use kernels::indicator::{Inputs, compute_fold_until};
 use mesh::cache::Source;
 use mesh::{Cancel, CpuPool, Priority};
 use rollout::Engine;
@@ -22,7 +22,8 @@ impl Compute for V1 {
         let (specs, range) = (Arc::clone(&pinned.query.specs), pinned.query.range);
         let task = move |cancel: &Cancel| {
             let stop = || cancel.is_cancelled();
-            compute_table(Engine::V1, history, range, |inputs| compute_fold_until(&specs, inputs, &stop))
+            let kernel = |inputs: &Inputs<'_>| compute_fold_until(&specs, inputs, &stop);
+            compute_table(Engine::V1, &specs, &history, range, kernel)
         };
         let (table, took) = self.pool.run_at(Priority::current(), task).await??;
         Ok(pinned.answer(table, Source::Computed, took))

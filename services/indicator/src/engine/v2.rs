@@ -8,19 +8,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kernels::indicator::{Column, Inputs, Spec, compute_fused_until};
+use market::TimeRange;
+use mesh::cache::migrate::Layout;
 use mesh::cache::{Cache, Source};
+use mesh::source::MasterData;
 use mesh::{Cancel, CpuPool, Priority};
 use prost::Message;
 use proto::indicator::{ComputeIndicatorsResponse, WarmUp};
 use rollout::Engine;
 
-use super::{Answer, Compute, Error, History, Pinned, Table, compute_table, cost};
+use super::series::{AllSeries, Left, Series, Start, advance};
+use super::{Answer, Compute, Error, History, Pinned, Table, compute_table, cost, measured, width};
 
 /// Entries that could not be read and were computed instead.
 const UNREADABLE_ENTRIES: &str = "candlemesh_indicator_unreadable_entries_total";
 
 /// Part of the key: raised when the encoding of entries changes.
-const ENTRY_VERSION: u32 = 2;
+const ENTRY_VERSION: u32 = 3;
 /// Largest answer kept: 300 000 rows of the D3 set. A larger one would push out too many others.
 const MAX_ENTRY_BYTES: usize = 32 * 1024 * 1024;
 /// Entries up to this size are decoded where they arrive, in some ten microseconds; larger ones on the pool.
@@ -33,8 +37,16 @@ const ATTEMPTS: usize = 2;
 pub(super) struct V2 {
     pub(super) history: History,
     pub(super) pool: Arc<CpuPool>,
+    pub(super) master: Arc<dyn MasterData>,
     /// `None` where caching is switched off.
-    pub(super) cache: Option<Cache>,
+    pub(super) kept: Option<Kept>,
+}
+
+/// What is kept between requests.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub(super) answers: Cache,
+    pub(super) series: AllSeries,
 }
 
 /// A table of canonical columns, with its encoding where that is small enough to keep.
@@ -56,9 +68,9 @@ enum Miss {
 impl Compute for V2 {
     async fn compute(&self, pinned: &Pinned<'_>) -> Result<Answer, Error> {
         let canonical = canonical(&pinned.query.specs)?;
-        let (table, source, took) = match &self.cache {
-            Some(cache) => self.look_up(cache, pinned, &canonical).await?,
-            None => self.compute_canonical(pinned, &canonical).await?.fresh(),
+        let (table, source, took) = match &self.kept {
+            Some(kept) => self.look_up(kept, pinned, &canonical).await?,
+            None => self.compute_whole(pinned, &canonical).await?.fresh(),
         };
         let columns = arrange(&pinned.query.specs, &canonical, table.columns);
         Ok(pinned.answer(Table { columns, ..table }, source, took))
@@ -68,11 +80,11 @@ impl Compute for V2 {
 impl V2 {
     async fn look_up(
         &self,
-        cache: &Cache,
+        kept: &Kept,
         pinned: &Pinned<'_>,
         canonical: &Arc<[Spec]>,
     ) -> Result<(Table, Source, Duration), Error> {
-        let key = entry_key(pinned, canonical);
+        let key = entry_key(pinned, canonical, pinned.revision, pinned.query.range);
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -80,12 +92,12 @@ impl V2 {
             let mut computed = None;
             let compute = async {
                 is_leader = true;
-                let fresh = self.compute_canonical(pinned, canonical).await.map_err(Miss::Failed)?;
+                let fresh = self.compute_on(kept, pinned, canonical).await.map_err(Miss::Failed)?;
                 let entry = fresh.entry.clone();
                 computed = Some(fresh);
                 entry.ok_or(Miss::TooLarge)
             };
-            let found = cache.get_or_compute(&key, compute).await;
+            let found = kept.answers.get_or_compute(&key, compute).await;
             if let Some(computed) = computed {
                 return Ok(computed.fresh());
             }
@@ -100,17 +112,134 @@ impl V2 {
                     Miss::Failed(_) => continue,
                 },
             }
-            return Ok(self.compute_canonical(pinned, canonical).await?.fresh());
+            return Ok(self.compute_whole(pinned, canonical).await?.fresh());
         }
     }
 
-    async fn compute_canonical(&self, pinned: &Pinned<'_>, canonical: &Arc<[Spec]>) -> Result<Computed, Error> {
+    /// Computes on what earlier computations of the series have left, as far as it holds at the pinned revision.
+    async fn compute_on(&self, kept: &Kept, pinned: &Pinned<'_>, canonical: &Arc<[Spec]>) -> Result<Computed, Error> {
+        let key = series_key(pinned, canonical);
+        let (mut series, computed, left) = match kept.series.get(&key).await {
+            Some(known) if known.revision() > pinned.revision => return self.compute_whole(pinned, canonical).await,
+            Some(known) => match self.brought_up(&known, pinned).await {
+                Some(series) => {
+                    let (computed, left) = self.compute_again(kept, pinned, canonical, &series).await?;
+                    (series, computed, left)
+                }
+                None => (Series::at(pinned.revision), self.compute_whole(pinned, canonical).await?, Left::default()),
+            },
+            None => (Series::at(pinned.revision), self.compute_whole(pinned, canonical).await?, Left::default()),
+        };
+        series.add(pinned.query.range, left);
+        kept.series.keep(key, series).await;
+        Ok(computed)
+    }
+
+    /// What of a series holds at the pinned revision. `None` where it cannot be known; then nothing is taken for granted.
+    async fn brought_up(&self, known: &Series, pinned: &Pinned<'_>) -> Option<Series> {
+        if known.revision() == pinned.revision {
+            return Some(known.clone());
+        }
+        match self.master.first_change(&pinned.query.key, known.revision(), pinned.revision).await {
+            Ok(first) => Some(known.advanced(pinned, first?)),
+            Err(error) => {
+                tracing::debug!(%error, "ingestion does not say what changed; the whole series is computed");
+                None
+            }
+        }
+    }
+
+    /// Computes from the latest state that holds, with the rows of an earlier answer before it; else from the first candle, leaving states.
+    async fn compute_again(
+        &self,
+        kept: &Kept,
+        pinned: &Pinned<'_>,
+        canonical: &Arc<[Spec]>,
+        series: &Series,
+    ) -> Result<(Computed, Left), Error> {
+        for start in series.starts(pinned.query.range) {
+            let earlier = match start.earlier {
+                None => None,
+                Some((revision, range, _)) => {
+                    let key = entry_key(pinned, canonical, revision, range);
+                    let Some(entry) = kept.answers.peek(&key).await else { continue };
+                    let Some(table) = self.read(entry, canonical).await? else { continue };
+                    Some(table)
+                }
+            };
+            return self.compute_from(kept, pinned, canonical, start, earlier).await;
+        }
+        if series.has_states() {
+            // They lie behind the beginning of the range; to leave them again would cost more than columns do.
+            return Ok((self.compute_whole(pinned, canonical).await?, Left::default()));
+        }
         let history = self.history.take(pinned, cost(canonical)).await?;
-        let (specs, range, keep) = (Arc::clone(canonical), pinned.query.range, self.cache.is_some());
+        let (specs, range, calendar) = (Arc::clone(canonical), pinned.query.range, Arc::clone(&pinned.calendar));
+        let timeframe = pinned.query.timeframe;
+        let task = move |cancel: &Cancel| {
+            let (count, place) = (history.frame.len() * width(&specs), (&*calendar, timeframe));
+            let stop = || cancel.is_cancelled();
+            let (outcome, took) = measured(Engine::V2, count, || advance(&specs, None, &history, range, place, &stop));
+            let (table, left) = outcome?;
+            let entry = encode(&table);
+            Ok((Computed { table, took, entry }, left))
+        };
+        self.pool.run_at(Priority::current(), task).await?
+    }
+
+    async fn compute_from(
+        &self,
+        kept: &Kept,
+        pinned: &Pinned<'_>,
+        canonical: &Arc<[Spec]>,
+        start: Start,
+        earlier: Option<Table>,
+    ) -> Result<(Computed, Left), Error> {
+        let range = pinned.query.range;
+        let is_whole = start.earlier.is_some_and(|(_, _, until)| until >= range.end());
+        let (Some(snapshot), false) = (start.snapshot, is_whole) else {
+            // Nothing changed before the end of the range: the answer is that of the earlier revision.
+            let task = move || {
+                let table = earlier.unwrap_or_default().between(range.start(), range.end());
+                let entry = encode(&table);
+                (Computed { table, took: Duration::ZERO, entry }, Left::default())
+            };
+            let (computed, left) = self.pool.run(task).await?;
+            kept.series.count(computed.table.before + computed.table.open_time.len() as u64);
+            return Ok((computed, left));
+        };
+        let rest = TimeRange::new(snapshot.at(), range.end()).map_err(|error| Error::range(&error))?;
+        let history = self.history.between(pinned, rest).await?;
+        // As much is refused as would be without the state: an answer must not depend on what is kept.
+        self.history.check(history.frame.len() + snapshot.seen() as usize, cost(canonical))?;
+        kept.series.count(snapshot.seen());
+        let (specs, calendar, timeframe) =
+            (Arc::clone(canonical), Arc::clone(&pinned.calendar), pinned.query.timeframe);
+        let task = move |cancel: &Cancel| {
+            let (count, place) = (history.frame.len() * width(&specs), (&*calendar, timeframe));
+            let stop = || cancel.is_cancelled();
+            let new = TimeRange::new(range.start().max(snapshot.at()), range.end());
+            let new = new.map_err(|error| Error::range(&error))?;
+            let (outcome, took) =
+                measured(Engine::V2, count, || advance(&specs, Some(&snapshot), &history, new, place, &stop));
+            let (mut table, left) = outcome?;
+            if let Some(earlier) = earlier {
+                table = earlier.between(range.start(), snapshot.at()).followed_by(table);
+            }
+            let entry = encode(&table);
+            Ok((Computed { table, took, entry }, left))
+        };
+        self.pool.run_at(Priority::current(), task).await?
+    }
+
+    /// Computes over columns, from the first candle.
+    async fn compute_whole(&self, pinned: &Pinned<'_>, canonical: &Arc<[Spec]>) -> Result<Computed, Error> {
+        let history = self.history.take(pinned, cost(canonical)).await?;
+        let (specs, range, keep) = (Arc::clone(canonical), pinned.query.range, self.kept.is_some());
         let task = move |cancel: &Cancel| {
             let stop = || cancel.is_cancelled();
             let kernel = |inputs: &Inputs<'_>| compute_fused_until(&specs, inputs, &stop);
-            let (table, took) = compute_table(Engine::V2, history, range, kernel)?;
+            let (table, took) = compute_table(Engine::V2, &specs, &history, range, kernel)?;
             let entry = if keep { encode(&table) } else { None };
             Ok(Computed { table, took, entry })
         };
@@ -140,19 +269,41 @@ fn canonical(specs: &[Spec]) -> Result<Arc<[Spec]>, Error> {
     Ok(spellings.iter().map(|spelling| spelling.parse()).collect::<Result<_, kernels::Error>>()?)
 }
 
-/// Every input of the answer. The instrument comes last: it alone may hold a slash.
-fn entry_key(pinned: &Pinned<'_>, canonical: &[Spec]) -> String {
+/// Begins the keys of all entries of this encoding.
+pub(crate) fn entry_prefix() -> String {
+    format!("indicator/v2/{ENTRY_VERSION}/")
+}
+
+/// The key under which an entry of this encoding, or of the one before, is looked for now, and how it lies in Redis.
+pub fn entry_renamed(key: &str) -> Option<(String, Layout)> {
+    if key.starts_with(&entry_prefix()) {
+        return Some((key.to_owned(), Layout::Current));
+    }
+    // The second encoding is the third without version and packing around it.
+    let rest = key.strip_prefix("indicator/v2/2/")?;
+    Some((format!("{}{rest}", entry_prefix()), Layout::ChecksumAndValue))
+}
+
+/// Every input of the answer at a revision and for a range. The instrument comes last: it alone may hold a slash.
+fn entry_key(pinned: &Pinned<'_>, canonical: &[Spec], revision: u64, range: TimeRange) -> String {
+    key_with(pinned, canonical, &format!("{}/{}/{revision}", range.start(), range.end()))
+}
+
+/// Every input of a series but its candles.
+fn series_key(pinned: &Pinned<'_>, canonical: &[Spec]) -> String {
+    key_with(pinned, canonical, "series")
+}
+
+fn key_with(pinned: &Pinned<'_>, canonical: &[Spec], data: &str) -> String {
     let (query, calendar) = (pinned.query, &pinned.calendar);
     let specs: Vec<&str> = canonical.iter().map(Spec::label).collect();
     format!(
-        "indicator/v2/{ENTRY_VERSION}/{}/{}/{}/{}/{}/{}/{}/{}/{}",
+        "{}{}/{}/{}/{}/{data}/{}/{}",
+        entry_prefix(),
         kernels::indicator::REVISION,
         calendar.name(),
         calendar.revision(),
         query.timeframe,
-        query.range.start(),
-        query.range.end(),
-        pinned.revision,
         specs.join(";"),
         query.key,
     )

@@ -1,7 +1,7 @@
 //! Storing by gRPC: batches, streams, and what is refused.
 
 use futures::StreamExt;
-use mesh::source::{RemoteIngestion, StoredCandles};
+use mesh::source::{MasterData, RemoteIngestion, StoredCandles};
 use proto::convert;
 use proto::ingestion::{
     GetCoverageRequest, GetInstrumentRequest, GetRevisionsRequest, PutCandlesRequest, StreamCandlesRequest,
@@ -235,6 +235,22 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
     let instrument_keys = ["CRYPTO|X", "CRYPTO|Y", "CRYPTO|X"].map(String::from).to_vec();
     let answer = mesh.client.clone().get_revisions(GetRevisionsRequest { instrument_keys }).await.unwrap();
     assert_eq!(answer.into_inner().revisions, [1, 0, 1]);
+}
+
+#[tokio::test]
+async fn two_revisions_differ_from_the_earliest_changed_candle_on() {
+    let mesh = start().await;
+    let key: market::InstrumentKey = "CRYPTO|X".parse().unwrap();
+    for (minute, price) in [(10, 1.0), (11, 1.0), (10, 2.0)] {
+        mesh.put(batch(key.as_str(), "1m", vec![flat_at(minute * 60_000, price)])).await.unwrap();
+    }
+    let remote = RemoteIngestion::connect(&mesh.address).unwrap();
+    for (after, revision, want) in [(0, 1, Some(10)), (1, 2, Some(11)), (1, 3, Some(10)), (3, 4, None)] {
+        let first = remote.first_change(&key, after, revision).await.unwrap();
+        assert_eq!(first, want.map(|minute| minute * 60_000), "{after}..{revision}");
+    }
+    let refused = remote.first_change(&key, 2, 2).await.unwrap_err();
+    assert_eq!((refused.code, refused.fields[0].0.as_str()), (Code::InvalidArgument, "revision"));
 }
 
 #[tokio::test]

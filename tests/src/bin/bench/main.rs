@@ -5,6 +5,7 @@
 //! names the sessions that data is made of. Every answer is one line; an error ends the process.
 
 mod batch;
+mod cache;
 mod closes;
 mod data;
 mod flight;
@@ -137,6 +138,7 @@ fn prepare(parameters: &Parameters) -> Result<Box<dyn Case>> {
         "indicators-stream" => Box::new(indicators::Stream::prepare(parameters)?),
         "flight" => Box::new(flight::Server::prepare(parameters)?),
         "batch" => Box::new(batch::Batch::prepare(parameters)?),
+        "cache" => Box::new(cache::CacheCase::prepare(parameters)?),
         "closes" => Box::new(closes::Closes::prepare(parameters)?),
         other => bail!("there is no case '{other}'"),
     })

@@ -77,6 +77,10 @@ impl CandleStore for Faulty {
         self.inner.changes(after_sequence, limit).await
     }
 
+    async fn first_change(&self, key: &InstrumentKey, after_revision: u64, revision: u64) -> Result<Option<Millis>> {
+        self.inner.first_change(key, after_revision, revision).await
+    }
+
     async fn changed_candles(&self, changes: &[Change]) -> Result<Vec<Option<Frame>>> {
         self.inner.changed_candles(changes).await
     }
