@@ -8,41 +8,15 @@ from harness.side import SideFailed
 PASSES = 20
 COMPARED = 5
 FLAT = 1.25
-# SYSTEMS D11's memory of V2 by V1.
-MEMORY_SHARE = 0.4
 
 
 def one(programs, options, folder):
     told = {"data": str(folder), "instruments": 1, "scale": PASSES, "compared": 1}
-    result = run_case(cases.INDICATORS, programs, options, lambda _: told)
-    added = {label: side.pop("added_bytes", 0) for label, side in result["sides"].items()}
-    ours = {label: added[label] for label in cases.INDICATORS.ours if label in added}
-    figures_of = ", ".join(f"{label} {size / 1e6:.2f} MB" for label, size in ours.items())
-    result["notes"].append(f"Memory that the first run adds to that of the candles, buffers included: {figures_of}.")
-    pieces, reference = "candlemesh V2, in pieces", "candlemesh V1"
-    if ours.get(pieces) and ours.get(reference):
-        result["goals"].append(less_memory(pieces, reference, ours))
-    return result
-
-
-def less_memory(label, reference, added):
-    ratio = added[label] / added[reference]
-    return {
-        "ours": f"{label}: memory",
-        "theirs": f"{reference}: memory",
-        "factor": MEMORY_SHARE,
-        "is_stretch": False,
-        "ratio_of_mins": ratio,
-        "ratio_of_medians": ratio,
-        "verdict": "met" if ratio <= MEMORY_SHARE else "missed",
-    }
+    return run_case(cases.INDICATORS, programs, options, lambda _: told)
 
 
 def many(programs, options, folder):
-    result = run_case(cases.INDICATORS_MANY, programs, options, lambda _: {"data": str(folder), "compared": COMPARED})
-    for side in result["sides"].values():
-        side.pop("added_bytes", None)
-    return result
+    return run_case(cases.INDICATORS_MANY, programs, options, lambda _: {"data": str(folder), "compared": COMPARED})
 
 
 def stream(programs, options, folder):

@@ -54,7 +54,7 @@ def run_case(case, programs, options, prepared):
     for label, runs in answers.items():
         result["sides"][label] = figures(case.unit, [run["seconds"] for run in runs], rows)
         result["sides"][label]["peak_bytes"] = runs[-1]["peak_bytes"]
-        for name in ("bytes", "added_bytes", "database_url"):
+        for name in ("bytes", "database_url"):
             if runs[-1].get(name):
                 result["sides"][label][name] = runs[-1][name]
     result["goals"] = [judged(goal, result["sides"]) for goal in case.goals if {goal.ours, goal.theirs} <= set(sides)]

@@ -145,7 +145,7 @@ fn prepare(parameters: &Parameters) -> Result<Box<dyn Case>> {
 }
 
 /// A line of /proc/self/status, such as VmHWM, the peak of resident memory.
-pub(crate) fn memory_bytes(name: &str) -> u64 {
+fn memory_bytes(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let kilobytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use self::kand_set::KandSet;
 use crate::data::{self, Series};
-use crate::{Case, Measured, Parameters, memory_bytes, processor_seconds};
+use crate::{Case, Measured, Parameters, processor_seconds};
 
 pub(crate) use self::stream::Stream;
 
@@ -89,7 +89,6 @@ pub(crate) struct Indicators {
     joined: Option<Box<Joined>>,
     passes: usize,
     compared: usize,
-    resident_before: Option<u64>,
 }
 
 /// A long series, of all instruments one after the other.
@@ -122,7 +121,7 @@ impl Indicators {
         };
         let passes = parameters.scale.max(1);
         let compared = if parameters.compared > 0 { parameters.compared } else { minutes.len() };
-        Ok(Self { engine, specs, minutes, joined, passes, compared, resident_before: None })
+        Ok(Self { engine, specs, minutes, joined, passes, compared })
     }
 
     fn once(&mut self) -> Result<usize> {
@@ -180,20 +179,13 @@ impl Joined {
 
 impl Case for Indicators {
     fn run(&mut self) -> Result<Measured> {
-        // The first run shows what computing needs beyond the candles: buffers are there from then on.
-        let before = *self.resident_before.get_or_insert_with(|| {
-            // Lets the peak start from what is resident now.
-            let _ = std::fs::write("/proc/self/clear_refs", "5");
-            memory_bytes("VmRSS")
-        });
         let started = processor_seconds()?;
         let mut rows = 0;
         for _ in 0..self.passes {
             rows += self.once()?;
         }
         let seconds = processor_seconds()? - started;
-        let added = memory_bytes("VmHWM").saturating_sub(before);
-        Ok(Measured::new(seconds, json!({ "rows": rows, "added_bytes": added })))
+        Ok(Measured::new(seconds, json!({ "rows": rows })))
     }
 
     fn write(&mut self, folder: &Path) -> Result<()> {
