@@ -256,7 +256,7 @@ pub(super) fn advance(
         let mut values = vec![Vec::with_capacity(rows.len()); spec.outputs().len()];
         let mut now = vec![f64::NAN; values.len()];
         let mut next = places.iter().zip(&mut states).peekable();
-        for row in 0..frame.len() {
+        for (row, &day) in day.iter().enumerate() {
             if let Some((_, states)) = next.next_if(|(place, _)| **place == row) {
                 states.push(machine.save());
             }
@@ -266,7 +266,7 @@ pub(super) fn advance(
                 low: frame.low()[row],
                 close: frame.close()[row],
                 volume: frame.volume()[row],
-                day: day[row],
+                day,
             };
             machine.push(&candle, &mut now);
             if rows.contains(&row) {
