@@ -60,7 +60,8 @@ async fn carry(client: TcpStream, target: String, mut weather: watch::Receiver<W
     let carried = async {
         let server = TcpStream::connect(&target).await?;
         // Answers are small, and every one of them is waited for.
-        (client.set_nodelay(true)?, server.set_nodelay(true)?);
+        client.set_nodelay(true)?;
+        server.set_nodelay(true)?;
         let (mut from_client, mut to_client) = client.into_split();
         let (mut from_server, mut to_server) = server.into_split();
         let there = tokio::io::copy(&mut from_client, &mut to_server);

@@ -55,6 +55,9 @@ pub struct Config {
     pub cache_shared_timeout: Duration,
     /// Largest answer shared through Redis: reading a larger one would take as long as computing it.
     pub cache_shared_max_value_bytes: usize,
+    /// Whether answers are packed for Redis: some 30 % fewer bytes there and on the way, for the time it takes. For a slow network or a
+    /// small Redis.
+    pub cache_shared_packing: bool,
     /// Bytes of kernel states kept so that a changed minute costs the rows from its trading date on; some 2000 series of a year of minutes with
     /// the D3 set.
     pub cache_snapshot_bytes: u64,
@@ -90,6 +93,7 @@ impl Default for Config {
             cache_shared_time_to_live: shared.time_to_live,
             cache_shared_timeout: shared.timeout,
             cache_shared_max_value_bytes: shared.max_value_bytes,
+            cache_shared_packing: shared.packing,
             warm_queries: 256,
             warm_time: Duration::from_secs(30),
             max_values: 32_000_000,
@@ -113,6 +117,7 @@ impl Config {
             time_to_live: self.cache_shared_time_to_live,
             timeout: self.cache_shared_timeout,
             max_value_bytes: self.cache_shared_max_value_bytes,
+            packing: self.cache_shared_packing,
         }
     }
 }

@@ -39,7 +39,8 @@ async fn settled(cache: &Cache, writes: u64) {
 async fn a_stopped_redis_is_done_without_and_used_again_once_it_is_back() {
     let Some(mut redis) = Redis::start_if_installed().unwrap() else { return };
     let (first, second) = (replica(&redis.url(), settings()), replica(&redis.url(), settings()));
-    (first.connected().await, second.connected().await);
+    first.connected().await;
+    second.connected().await;
     assert_eq!(ask(&first, "k/1", SMALL).await, Source::Computed);
     settled(&first, 1).await;
     assert_eq!(ask(&second, "k/1", SMALL).await, Source::Shared);
@@ -105,7 +106,8 @@ async fn requests_under_way_while_redis_goes_and_comes_all_get_their_own_value()
     let link = SlowLink::to(&format!("127.0.0.1:{}", redis.port())).await.unwrap();
     let url = format!("redis://{}", link.address());
     let (writer, reader) = (replica(&url, settings()), replica(&url, settings()));
-    (writer.connected().await, reader.connected().await);
+    writer.connected().await;
+    reader.connected().await;
     let weathers = [Weather::Cut, Weather::Fair, Weather::Slow(Duration::from_millis(20)), Weather::Fair];
     for (round, weather) in weathers.into_iter().cycle().take(12).enumerate() {
         let asked = join_all((0..40).map(|index| {
@@ -128,7 +130,8 @@ async fn requests_under_way_while_redis_goes_and_comes_all_get_their_own_value()
 async fn a_full_redis_takes_no_values_and_still_gives_them() {
     let Some(redis) = Redis::start_if_installed().unwrap() else { return };
     let (first, second) = (replica(&redis.url(), settings()), replica(&redis.url(), settings()));
-    (first.connected().await, second.connected().await);
+    first.connected().await;
+    second.connected().await;
     ask(&first, "k/1", SMALL).await;
     settled(&first, 1).await;
     let (mut connection, _) = first.connection().unwrap();
@@ -173,7 +176,8 @@ async fn writes_on_their_way_are_bounded_and_the_rest_is_dropped() {
 async fn a_damaged_entry_is_computed_anew_and_replaced() {
     let Some(redis) = Redis::start_if_installed().unwrap() else { return };
     let (first, second) = (replica(&redis.url(), settings()), replica(&redis.url(), settings()));
-    (first.connected().await, second.connected().await);
+    first.connected().await;
+    second.connected().await;
     for (index, size) in [SMALL, 200_000].into_iter().enumerate() {
         let key = format!("k/{size}");
         ask(&first, &key, size).await;

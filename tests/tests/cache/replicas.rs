@@ -60,7 +60,8 @@ async fn the_second_replica_computes_nothing_and_sees_a_changed_minute_at_once()
             assert_eq!(content(answer), content(replica.ask("v1", last, "1m", TimeRange::ALL, &[]).await));
         }
     }
-    (first.stop().await, second.stop().await);
+    first.stop().await;
+    second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -147,5 +148,6 @@ async fn the_command_line_shows_the_counters_and_drops_an_instrument_everywhere(
     let before = second.statistics().await.misses;
     ask_all(&second).await;
     assert_eq!(second.statistics().await.misses - before, TIMEFRAMES.len() as u64);
-    (first.stop().await, second.stop().await);
+    first.stop().await;
+    second.stop().await;
 }

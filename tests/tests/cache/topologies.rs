@@ -29,8 +29,11 @@ async fn fill(cache: &Cache) {
 
 /// Two replicas over one Redis: the second computes nothing; what one drops is gone from both.
 async fn share_and_drop(url: &str) {
-    let (first, second) = (replica(url, SharedSettings::default()), replica(url, SharedSettings::default()));
-    (first.connected().await, second.connected().await);
+    // One packs its values and the other does not: each reads what the other has written.
+    let packing = SharedSettings { packing: true, ..SharedSettings::default() };
+    let (first, second) = (replica(url, packing), replica(url, SharedSettings::default()));
+    first.connected().await;
+    second.connected().await;
     fill(&first).await;
     for index in 0..KEYS {
         assert_eq!(ask(&second, &key(index), size(index)).await, Source::Shared, "{}", key(index));
@@ -75,7 +78,8 @@ async fn a_failover_is_followed_through_the_sentinel() {
     let mut service = RedisSentinel::start().unwrap();
     let (first, second) =
         (replica(&service.url(), SharedSettings::default()), replica(&service.url(), SharedSettings::default()));
-    (first.connected().await, second.connected().await);
+    first.connected().await;
+    second.connected().await;
     ask(&first, "k/1", 100).await;
     eventually("it is written", async || first.statistics().await.shared_writes == 1).await;
     service.master.stop().unwrap();
@@ -113,7 +117,8 @@ async fn tls_is_spoken_with_a_server_whose_authority_is_known_and_no_other() {
         Cache::local(1 << 20, Duration::from_secs(60)).with_shared(address, SharedSettings::default(), pool())
     };
     let (first, second) = (cache(&tls), cache(&tls));
-    (first.connected().await, second.connected().await);
+    first.connected().await;
+    second.connected().await;
     ask(&first, "k/1", 300_000).await;
     eventually("it is written", async || first.statistics().await.shared_writes == 1).await;
     assert_eq!(ask(&second, "k/1", 300_000).await, Source::Shared);

@@ -1,7 +1,7 @@
 //! How a value lies in Redis: version, checksum, and the value as it is or compressed.
 //!
-//! Columns of floating-point numbers hardly compress as they lie: the low bytes of neighbours have nothing in common. With the bytes of
-//! equal significance brought together (as Parquet's BYTE_STREAM_SPLIT and Blosc's shuffle do) the high ones shrink to almost nothing.
+//! Columns of floating-point numbers are mostly noise: zstd leaves four fifths of them. With the bytes of equal significance brought together
+//! (as Parquet's BYTE_STREAM_SPLIT and Blosc's shuffle do) the high ones shrink to almost nothing, and 70 % remain.
 
 use bytes::Bytes;
 
@@ -19,15 +19,20 @@ const SHUFFLED_ZSTD: u8 = 2;
 /// Version, checksum of what follows and of the version, size of the value.
 const HEADER_BYTES: usize = 1 + 4 + 4;
 
-/// The value as it is stored; at most [`HEADER_BYTES`] longer. Takes some 2 ms per megabyte.
+/// The value as it is stored, [`HEADER_BYTES`] longer.
 pub(super) fn seal(value: &[u8]) -> Vec<u8> {
+    framed(AS_IT_IS, value.len(), value)
+}
+
+/// The value as it is stored, packed where that is worthwhile.
+pub(super) fn seal_packed(value: &[u8]) -> Vec<u8> {
     if value.len() >= COMPRESS_FROM
         && let Ok(packed) = zstd::bulk::compress(&shuffle(value), LEVEL)
         && packed.len() + value.len() / WORTHWHILE <= value.len()
     {
         return framed(SHUFFLED_ZSTD, value.len(), &packed);
     }
-    framed(AS_IT_IS, value.len(), value)
+    seal(value)
 }
 
 /// The value, or `None` for bytes that are damaged, of another version, or said to be longer than `limit`.
@@ -114,7 +119,7 @@ mod tests {
     fn values_of_every_length_return_and_long_ones_are_smaller() {
         for length in [0, 1, 7, 8, 9, 63, COMPRESS_FROM - 1, COMPRESS_FROM, COMPRESS_FROM + 5] {
             let value = &prices(COMPRESS_FROM)[..length];
-            let sealed = seal(value);
+            let sealed = seal_packed(value);
             assert!(is_sound(&sealed));
             assert_eq!(sealed.len() < value.len(), length >= COMPRESS_FROM, "{length}");
             assert_eq!(unseal(sealed.into(), LIMIT).unwrap(), value, "{length}");
@@ -126,13 +131,13 @@ mod tests {
             (state >> 33) as u8
         });
         let noise: Vec<u8> = noise.take(2 * COMPRESS_FROM).collect();
-        assert_eq!(seal(&noise).len(), noise.len() + HEADER_BYTES);
+        assert_eq!(seal_packed(&noise).len(), noise.len() + HEADER_BYTES);
     }
 
     #[test]
     fn any_changed_or_missing_byte_is_noticed() {
         for value in [b"payload".to_vec(), prices(COMPRESS_FROM / WIDTH)] {
-            let sealed = seal(&value);
+            let sealed = seal_packed(&value);
             for at in (0..sealed.len()).step_by(sealed.len() / 100 + 1).chain(0..HEADER_BYTES) {
                 let mut damaged = sealed.clone();
                 damaged[at] ^= 1;
@@ -146,7 +151,7 @@ mod tests {
     #[test]
     fn a_value_said_to_be_longer_than_the_limit_is_not_unpacked() {
         let value = prices(COMPRESS_FROM);
-        let sealed = Bytes::from(seal(&value));
+        let sealed = Bytes::from(seal_packed(&value));
         assert!(unseal(sealed.clone(), value.len()).is_some());
         assert_eq!(unseal(sealed, value.len() - 1), None);
         // An honest checksum over a size that is not.

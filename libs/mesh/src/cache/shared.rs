@@ -55,6 +55,8 @@ pub struct SharedSettings {
     pub timeout: Duration,
     /// Largest value shared: a larger one would hold the connection, and everybody behind it, longer than computing anew.
     pub max_value_bytes: usize,
+    /// Whether values are packed: some 30 % less to send and to hold, at several times the cost of reading from a Redis close by.
+    pub packing: bool,
 }
 
 impl Default for SharedSettings {
@@ -63,6 +65,7 @@ impl Default for SharedSettings {
             time_to_live: Duration::from_secs(60 * 60),
             timeout: Duration::from_millis(150),
             max_value_bytes: 8 * 1024 * 1024,
+            packing: false,
         }
     }
 }
@@ -198,10 +201,11 @@ impl Shared {
         tokio::spawn(async move {
             let _room = room;
             let size = value.len();
+            let seal = if state.settings.packing { entry::seal_packed } else { entry::seal };
             let sealed = if size <= INLINE_BYTES {
-                entry::seal(&value)
+                seal(&value)
             } else {
-                match pool.run(move || entry::seal(&value)).await {
+                match pool.run(move || seal(&value)).await {
                     Ok(sealed) => sealed,
                     Err(_) => return state.drop_write("busy"),
                 }

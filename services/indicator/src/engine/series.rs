@@ -259,7 +259,7 @@ pub(super) fn advance(
         let mut values = vec![Vec::with_capacity(rows.len()); spec.outputs().len()];
         let mut now = vec![f64::NAN; values.len()];
         let mut next = places.iter().zip(&mut states).peekable();
-        for row in 0..frame.len() {
+        for (row, &day) in day.iter().enumerate() {
             if row % STOP_EVERY == 0 && stop() {
                 return Err(kernels::Error::Stopped.into());
             }
@@ -272,7 +272,7 @@ pub(super) fn advance(
                 low: frame.low()[row],
                 close: frame.close()[row],
                 volume: frame.volume()[row],
-                day: day[row],
+                day,
             };
             machine.push(&candle, &mut now);
             if rows.contains(&row) {

@@ -86,8 +86,8 @@ fn address(url: &str) -> Result<RedisAddress> {
     Ok(RedisAddress::parse(url, &RedisTls::default())?)
 }
 
-fn cache(url: &str, capacity: u64) -> Result<Cache> {
-    let settings = SharedSettings { timeout: ANSWER, ..SharedSettings::default() };
+fn cache(url: &str, capacity: u64, packing: bool) -> Result<Cache> {
+    let settings = SharedSettings { timeout: ANSWER, packing, ..SharedSettings::default() };
     let pool = Arc::new(CpuPool::new(2, 4096)?);
     Ok(Cache::local(capacity, Duration::from_secs(3600)).with_shared(address(url)?, settings, pool))
 }
@@ -132,7 +132,7 @@ async fn look_ups(url: &str, scale: usize) -> Result<Value> {
     let mut all = Map::new();
     let mut plain = address(url)?.connect(ANSWER, ANSWER).await?;
     for size in SIZES {
-        let writer = cache(url, 1 << 30)?;
+        let writer = cache(url, 1 << 30, false)?;
         writer.connected().await;
         let mut real = 0;
         for index in 0..KEYS {
@@ -145,7 +145,7 @@ async fn look_ups(url: &str, scale: usize) -> Result<Value> {
         written(&writer, KEYS as u64).await?;
         let statistics = writer.statistics().await;
         // Keeps nothing in process, so that each look-up goes to Redis.
-        let reader = cache(url, 0)?;
+        let reader = cache(url, 0, false)?;
         reader.connected().await;
         let count = (LOOK_UPS * scale).min(MOST_BYTES / real);
         let (mut local, mut shared, mut get) = (Vec::new(), Vec::new(), Vec::new());
@@ -177,7 +177,7 @@ async fn look_ups(url: &str, scale: usize) -> Result<Value> {
 async fn packing(url: &str) -> Result<Value> {
     let mut all = Map::new();
     for size in SIZES {
-        let cache = cache(url, 1 << 30)?;
+        let cache = cache(url, 1 << 30, true)?;
         cache.connected().await;
         let value = columns(size, 1)?;
         let compute = async { Ok::<_, Infallible>(value.clone()) };
