@@ -22,6 +22,7 @@ use crate::{Config, Ports};
 pub(crate) use audit::Audited;
 use v1::V1;
 use v2::V2;
+pub(crate) use v2::canonical;
 
 /// Seconds of computing per answer, labelled `engine` (v1, v2); answers from a cache are not counted.
 const COMPUTE_SECONDS: &str = "candlemesh_indicator_compute_seconds";

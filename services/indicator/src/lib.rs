@@ -5,11 +5,13 @@
 //! crate stores nothing and decides no rollout: which engine answers comes with the request.
 //!
 //! - `grpc.rs`: the RPCs; `flight.rs`: bulk frames; `query.rs`: what both parse a request to
+//! - `live`: values told as their candles form, close and are corrected
 //! - `engine.rs`: revision, history and limits, the same for both engines; `engine/v1.rs`, `engine/v2.rs`: the engines
 
 mod engine;
 mod flight;
 mod grpc;
+mod live;
 mod query;
 
 use std::net::SocketAddr;
@@ -19,12 +21,14 @@ use std::time::Duration;
 use mesh::cache::Cache;
 use mesh::config::ServerConfig;
 use mesh::engine::Engines;
-use mesh::source::{Candles, MasterData};
+use mesh::source::{Candles, LiveCandles, MasterData};
 use mesh::{CpuPool, Drain, MAX_MESSAGE_BYTES, Server, StartError};
 use proto::indicator::indicator_service_server::IndicatorServiceServer;
+use proto::indicator::live_service_server::LiveServiceServer;
 use serde::{Deserialize, Serialize};
 
 use engine::Indicators;
+pub use live::Config as LiveConfig;
 
 /// Tunables of the service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +46,7 @@ pub struct Config {
     pub max_values: usize,
     /// Instruments of one batch in work at once: keeps a few CPU threads busy while the next candles arrive.
     pub batch_concurrency: usize,
+    pub live: live::Config,
 }
 
 impl Default for Config {
@@ -52,6 +57,7 @@ impl Default for Config {
             cache_capacity_bytes: 100 * 1024 * 1024,
             max_values: 32_000_000,
             batch_concurrency: 8,
+            live: live::Config::default(),
         }
     }
 }
@@ -67,6 +73,7 @@ impl Config {
 #[derive(Debug, Clone)]
 pub struct Ports {
     pub candles: Arc<dyn Candles>,
+    pub live: Arc<dyn LiveCandles>,
     pub master: Arc<dyn MasterData>,
     /// Engines this process holds.
     pub engines: Engines,
@@ -96,6 +103,9 @@ impl App {
     pub async fn serve(self, drain: Drain) -> Result<(), StartError> {
         let App { server, config, ports } = self;
         let indicators = Arc::new(Indicators::new(&config, &ports));
+        let live = Arc::new(live::Live::new(&config, &ports, Arc::clone(&indicators)));
+        let live = live::LiveServer { live, drain: drain.clone() };
+        let live = LiveServiceServer::new(live).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let grpc = grpc::Service {
             indicators: Arc::clone(&indicators),
             engines: ports.engines,
@@ -107,6 +117,6 @@ impl App {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let flight = mesh::flight::service(Arc::new(flight::Frames { indicators, engines: ports.engines }));
-        server.add_grpc(grpc).add_grpc(flight).serve(drain).await
+        server.add_grpc(grpc).add_grpc(live).add_grpc(flight).serve(drain).await
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is its message")]
 
+mod live;
 mod oracle;
 mod running;
 

@@ -12,10 +12,11 @@ use indicator::{App, Config, Ports};
 use market::{BucketFrame, Date, Frame, Instrument, InstrumentKey, Timeframe};
 use mesh::config::ServerConfig;
 use mesh::engine::Engines;
-use mesh::source::{Buckets, Candles, MasterData, MemorySource};
+use mesh::source::{Buckets, Candles, LiveCandles, MasterData, MemoryNewsroom, MemorySource};
 use mesh::{CpuPool, Drain, MAX_MESSAGE_BYTES};
 use prost::Message;
 use proto::indicator::indicator_service_client::IndicatorServiceClient;
+use proto::indicator::live_service_client::LiveServiceClient;
 use proto::wire::{FrameTicket, frame_ticket};
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
@@ -46,9 +47,18 @@ impl Running {
     }
 
     pub(crate) async fn start_with(candles: Arc<dyn Candles>, master: Arc<dyn MasterData>) -> Running {
-        let config = Config::default();
+        Running::start_live(candles, master, Arc::new(MemoryNewsroom::default()), Config::default()).await
+    }
+
+    pub(crate) async fn start_live(
+        candles: Arc<dyn Candles>,
+        master: Arc<dyn MasterData>,
+        live: Arc<dyn LiveCandles>,
+        config: Config,
+    ) -> Running {
         let ports = Ports {
             candles,
+            live,
             master,
             engines: Engines::BOTH,
             pool: Arc::new(CpuPool::new(2, 64).unwrap()),
@@ -67,6 +77,10 @@ impl Running {
 
     pub(crate) fn grpc(&self) -> IndicatorServiceClient<Channel> {
         IndicatorServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(crate) fn live(&self) -> LiveServiceClient<Channel> {
+        LiveServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     pub(crate) fn flight(&self) -> FlightServiceClient<Channel> {
