@@ -19,6 +19,8 @@ use super::{Buckets, CandleNews, Candles, Group, LiveCandles, MasterData, NewsBa
 use crate::RemoteError;
 
 type Series = (InstrumentKey, Timeframe);
+/// A candle and its trading date as of each revision that changed it, ascending.
+type Versions = Vec<(u64, Candle, Date)>;
 
 /// Instruments, their candles at every revision, and what happened to each.
 #[derive(Debug, Clone)]
@@ -34,8 +36,7 @@ pub struct MemoryNewsroom {
 struct State {
     instruments: BTreeMap<InstrumentKey, Instrument>,
     revisions: BTreeMap<InstrumentKey, u64>,
-    /// Every candle and its trading date as of each revision that changed it, ascending.
-    candles: BTreeMap<Series, BTreeMap<Millis, Vec<(u64, Candle, Date)>>>,
+    candles: BTreeMap<Series, BTreeMap<Millis, Versions>>,
     closed: BTreeSet<(Series, Millis)>,
     log: Vec<CandleNews>,
     /// Where each put ends in the log: a message never holds two.
