@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh::source::{Changes, MasterData, RemoteAggregation, RemoteIngestion};
+use mesh::source::{Changes, LiveCandles, MasterData, RemoteAggregation, RemoteIngestion};
 use mesh::topology::RedisAddress;
 use mesh::{CpuPool, Drain, StartError};
 use store::Stores;
@@ -136,7 +136,9 @@ pub async fn build(
         }
         Role::Indicator => {
             let cache = indicator_cache(config, &pool)?;
-            let ports = indicator::Ports { candles: candles()?, master: master()?, engines, pool, cache };
+            let (candles, master) = (candles()?, master()?);
+            let live = Arc::clone(&candles) as Arc<dyn LiveCandles>;
+            let ports = indicator::Ports { candles, live, master, engines, pool, cache };
             App::Indicator(indicator::App::build(&server, config.indicator.clone(), ports).await?)
         }
         Role::Sequence => {

@@ -44,6 +44,7 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/api/v1/candles/{key}/multi", post(candles::multi))
         .route("/api/v1/candles/{key}/gaps", get(gaps::list))
         .route("/api/v1/stream/candles", get(stream::candles))
+        .route("/api/v1/stream/indicators", get(stream::indicators))
         .route("/api/v1/indicators/{key}/{timeframe}", post(indicators::compute))
         .route("/api/v1/filter-pipeline/run", post(screen::run))
         .route("/api/v1/filter-pipeline/fetch/top-10", get(screen::top))

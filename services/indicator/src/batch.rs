@@ -407,6 +407,7 @@ mod tests {
         }
         let source = Arc::new(source);
         let ports = Ports {
+            live: Arc::new(mesh::source::MemoryNewsroom::default()),
             candles: Arc::clone(&source) as _,
             master: source,
             engines: Engines::BOTH,

@@ -23,9 +23,9 @@ use crate::{Config, Ports};
 pub(crate) use audit::Audited;
 use series::AllSeries;
 use v1::V1;
-pub(crate) use v2::entry_prefix;
 pub use v2::entry_renamed;
 use v2::{Kept, V2};
+pub(crate) use v2::{canonical, entry_prefix};
 
 /// Seconds of computing per answer, labelled `engine` (v1, v2); answers from a cache are not counted.
 const COMPUTE_SECONDS: &str = "candlemesh_indicator_compute_seconds";

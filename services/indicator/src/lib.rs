@@ -8,12 +8,14 @@
 //! - `batch.rs`: many instruments in one stream, in bounded memory
 //! - `engine.rs`: revision, history and limits, the same for both engines; `engine/v1.rs`, `engine/v2.rs`: the engines; `engine/series.rs`: what
 //!   V2 keeps of a series beside its answers
+//! - `live`: values told as their candles form, close and are corrected
 //! - `warm.rs`: which queries are asked most, for replicas that start
 
 mod batch;
 mod engine;
 mod flight;
 mod grpc;
+mod live;
 mod query;
 mod warm;
 
@@ -24,14 +26,16 @@ use std::time::Duration;
 use mesh::cache::{Cache, SharedSettings};
 use mesh::config::ServerConfig;
 use mesh::engine::Engines;
-use mesh::source::{Candles, MasterData};
+use mesh::source::{Candles, LiveCandles, MasterData};
 use mesh::{CpuPool, Drain, MAX_MESSAGE_BYTES, Server, StartError};
 use proto::indicator::indicator_service_server::IndicatorServiceServer;
+use proto::indicator::live_service_server::LiveServiceServer;
 use serde::{Deserialize, Serialize};
 
 use batch::Batches;
 use engine::Indicators;
 pub use engine::entry_renamed;
+pub use live::Config as LiveConfig;
 use rollout::Engine;
 use warm::Warm;
 
@@ -80,6 +84,7 @@ pub struct Config {
     /// How long a batch waits for its client to take an answer; then it ends, so that its memory goes to others.
     #[serde(with = "humantime_serde")]
     pub batch_read_timeout: Duration,
+    pub live: live::Config,
 }
 
 impl Default for Config {
@@ -101,6 +106,7 @@ impl Default for Config {
             batch_memory_bytes: 192 * 1024 * 1024,
             batch_item_timeout: Duration::from_secs(30),
             batch_read_timeout: Duration::from_secs(60),
+            live: live::Config::default(),
         }
     }
 }
@@ -126,6 +132,7 @@ impl Config {
 #[derive(Debug, Clone)]
 pub struct Ports {
     pub candles: Arc<dyn Candles>,
+    pub live: Arc<dyn LiveCandles>,
     pub master: Arc<dyn MasterData>,
     /// Engines this process holds.
     pub engines: Engines,
@@ -158,6 +165,9 @@ impl App {
         let is_warmed = config.caching && ports.engines.holds(Engine::V2);
         let queries = if is_warmed { config.warm_queries } else { 0 };
         let warm = Arc::new(Warm::new(ports.cache.clone(), queries, config.warm_time));
+        let live = Arc::new(live::Live::new(&config, &ports, Arc::clone(&indicators)));
+        let live = live::LiveServer { live, drain: drain.clone() };
+        let live = LiveServiceServer::new(live).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let grpc = grpc::Service {
             indicators: Arc::clone(&indicators),
             engines: ports.engines,
@@ -172,7 +182,7 @@ impl App {
         let frames = flight::Frames { indicators: Arc::clone(&indicators), engines: ports.engines };
         let flight = mesh::flight::service(Arc::new(frames));
         let warming = tokio::spawn(warm.run(indicators, drain.clone()));
-        let served = server.add_grpc(grpc).add_grpc(flight).serve(drain).await;
+        let served = server.add_grpc(grpc).add_grpc(live).add_grpc(flight).serve(drain).await;
         if served.is_err() {
             // Nothing has begun a drain, which would end it.
             warming.abort();

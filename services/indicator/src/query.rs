@@ -102,7 +102,7 @@ pub(crate) fn batch(request: &BatchComputeIndicatorsRequest) -> Result<Batch, Er
 }
 
 /// Parses indicator texts; none takes the D3 set, a label given twice is kept once.
-fn specs(texts: &[String]) -> Result<Arc<[Spec]>, Error> {
+pub(crate) fn specs(texts: &[String]) -> Result<Arc<[Spec]>, Error> {
     if texts.len() > MAX_SPECS {
         let way = "ask in several requests";
         return Err(Error::Limit { what: "indicators of a request", found: texts.len(), limit: MAX_SPECS, way });

@@ -15,6 +15,7 @@ mod drain;
 mod export;
 mod faults;
 mod live;
+mod live_indicators;
 mod oracle;
 mod roundtrip;
 mod scenario;

@@ -2,7 +2,9 @@
 
 mod changes;
 mod ledger;
+mod live;
 mod memory;
+mod newsroom;
 mod remote;
 
 use std::fmt::Debug;
@@ -12,7 +14,9 @@ use market::{BucketFrame, CorporateAction, Frame, Instrument, InstrumentKey, Mil
 
 pub use changes::{ChangeBatch, Changes, StoredChange};
 pub use ledger::MemoryLedger;
+pub use live::{CandleNews, LiveCandles, NewsBatch};
 pub use memory::MemorySource;
+pub use newsroom::MemoryNewsroom;
 pub use remote::{RemoteAggregation, RemoteIngestion, status_of_answer};
 
 use crate::RemoteError;

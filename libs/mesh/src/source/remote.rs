@@ -7,6 +7,7 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use futures::{StreamExt, TryStreamExt};
 use market::{BucketFrame, CorporateAction, Instrument, InstrumentKey, Millis, TimeRange, Timeframe};
 use prost::Message;
+use proto::aggregation::live_service_client::LiveServiceClient;
 use proto::convert;
 use proto::ingestion::change_service_client::ChangeServiceClient;
 use proto::ingestion::ingestion_service_client::IngestionServiceClient;
@@ -221,12 +222,15 @@ fn instrument(message: wire::Instrument) -> Result<Instrument, RemoteError> {
 #[derive(Debug, Clone)]
 pub struct RemoteAggregation {
     flight: FlightServiceClient<MeshChannel>,
+    pub(super) live: LiveServiceClient<MeshChannel>,
 }
 
 impl RemoteAggregation {
     /// Connects lazily.
     pub fn connect(address: &str) -> Result<Self, ConfigError> {
-        Ok(Self { flight: flight_client(crate::client::connect(address)?) })
+        let channel = crate::client::connect(address)?;
+        let live = LiveServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(Self { flight: flight_client(channel), live })
     }
 }
 

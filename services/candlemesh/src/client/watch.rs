@@ -1,4 +1,6 @@
-//! `watch`: candles as they form, close and are corrected.
+//! `watch`: candles, or indicators of them, as they form, close and are corrected.
+
+mod indicators;
 
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use mesh::RemoteError;
 use proto::aggregation::live_service_client::LiveServiceClient;
 use proto::aggregation::{CandleEvent, CandleUpdate, WatchCandlesRequest, WatchCandlesResponse};
 use proto::convert;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
 use super::{Connection, short};
 use crate::output::say_line;
@@ -30,10 +32,13 @@ pub struct WatchArgs {
     /// Begin after an earlier message, whose cursor this is; default: from now on.
     #[arg(long, default_value = "")]
     pub cursor: String,
+    /// Watch indicators instead of candles, for example sma:9, of the instruments named; repeat it for more.
+    #[arg(long = "indicators", alias = "indicator", short = 'i', requires = "instruments")]
+    pub indicators: Vec<String>,
     /// Only closes, and corrections of closed candles.
     #[arg(long)]
     pub closed_only: bool,
-    /// Begin with the newest candle of each instrument named.
+    /// Begin with the newest candle of each instrument named. Indicators always begin so.
     #[arg(long)]
     pub snapshot: bool,
     /// End after so many events.
@@ -52,25 +57,76 @@ enum Pause {
     Lost { status: Status, has_heard: bool },
 }
 
+/// A stream that goes on from a cursor.
+trait Feed {
+    type Message;
+
+    async fn open(&mut self) -> Result<Streaming<Self::Message>, Status>;
+
+    /// Prints a message; false when enough was printed.
+    fn print(&mut self, message: &Self::Message, json: bool, left: &mut Option<u64>) -> bool;
+
+    /// What comes next begins after a message.
+    fn pass(&mut self, message: Self::Message);
+
+    fn cursor(&self) -> &str;
+}
+
+/// Candles.
+struct Candles {
+    client: LiveServiceClient<super::Channel>,
+    request: WatchCandlesRequest,
+}
+
+impl Feed for Candles {
+    type Message = WatchCandlesResponse;
+
+    async fn open(&mut self) -> Result<Streaming<WatchCandlesResponse>, Status> {
+        Ok(self.client.watch_candles(self.request.clone()).await?.into_inner())
+    }
+
+    fn print(&mut self, message: &WatchCandlesResponse, json: bool, left: &mut Option<u64>) -> bool {
+        print(message, json, left)
+    }
+
+    fn pass(&mut self, message: WatchCandlesResponse) {
+        self.request.cursor = message.cursor;
+        // It was the beginning; a resumption has its cursor.
+        self.request.snapshot = false;
+    }
+
+    fn cursor(&self) -> &str {
+        &self.request.cursor
+    }
+}
+
 /// `watch`.
 pub async fn run(connection: &Connection, args: &WatchArgs) -> Result<()> {
-    let mut request = WatchCandlesRequest {
+    if !args.indicators.is_empty() {
+        return follow(connection, args, indicators::Indicators::new(connection, args)?).await;
+    }
+    let request = WatchCandlesRequest {
         instrument_keys: args.instruments.iter().map(ToString::to_string).collect(),
         timeframes: args.timeframes.iter().map(ToString::to_string).collect(),
         cursor: args.cursor.clone(),
         closed_only: args.closed_only,
         snapshot: args.snapshot,
     };
-    let mut client = LiveServiceClient::new(connection.channel()?).max_decoding_message_size(mesh::MAX_MESSAGE_BYTES);
+    let client = LiveServiceClient::new(connection.channel()?).max_decoding_message_size(mesh::MAX_MESSAGE_BYTES);
+    follow(connection, args, Candles { client, request }).await
+}
+
+/// Prints what comes, and comes back when the stream ends.
+async fn follow(connection: &Connection, args: &WatchArgs, mut feed: impl Feed) -> Result<()> {
     let (mut wait, mut left, mut is_connected) = (FIRST_WAIT, args.count, false);
     loop {
-        let before = request.cursor.clone();
-        let (status, has_heard) = match watch(&mut client, &mut request, args, &mut left).await {
+        let before = feed.cursor().to_owned();
+        let (status, has_heard) = match watch(&mut feed, args, &mut left).await {
             Pause::Done => return Ok(()),
             Pause::Lost { status, has_heard } => (status, has_heard),
         };
         // The cursor stands still while what was missed is sent, so that it does not say whether anything came.
-        let has_advanced = request.cursor != before;
+        let has_advanced = feed.cursor() != before;
         is_connected |= has_heard;
         // Who was never let in, or whose cursor is refused, is told so; who was there comes back.
         if !is_connected || !may_return(&status) {
@@ -83,14 +139,9 @@ pub async fn run(connection: &Connection, args: &WatchArgs) -> Result<()> {
 }
 
 /// Prints what comes until the stream ends, and keeps the cursor.
-async fn watch(
-    client: &mut LiveServiceClient<super::Channel>,
-    request: &mut WatchCandlesRequest,
-    args: &WatchArgs,
-    left: &mut Option<u64>,
-) -> Pause {
-    let mut messages = match client.watch_candles(request.clone()).await {
-        Ok(answer) => answer.into_inner(),
+async fn watch(feed: &mut impl Feed, args: &WatchArgs, left: &mut Option<u64>) -> Pause {
+    let mut messages = match feed.open().await {
+        Ok(messages) => messages,
         Err(status) => return Pause::Lost { status, has_heard: false },
     };
     let mut has_heard = false;
@@ -106,12 +157,10 @@ async fn watch(
             Err(status) => return Pause::Lost { status, has_heard },
         };
         has_heard = true;
-        if !print(&message, args.json, left) {
+        if !feed.print(&message, args.json, left) {
             return Pause::Done;
         }
-        request.cursor = message.cursor;
-        // It was the beginning; a resumption has its cursor.
-        request.snapshot = false;
+        feed.pass(message);
     }
 }
 

@@ -157,7 +157,7 @@ pub(super) fn parse_value<T: std::str::FromStr>(name: &str, value: &str, accepte
 }
 
 /// Splits `sma:9,bbands:20,2,vwap`: a part that starts with a digit is a parameter of the one before it.
-fn split_indicators(text: &str) -> Vec<String> {
+pub(super) fn split_indicators(text: &str) -> Vec<String> {
     let mut specs: Vec<String> = Vec::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         match specs.last_mut() {

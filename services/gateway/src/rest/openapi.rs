@@ -39,6 +39,7 @@ use super::{body, problem};
         body::StoreAnswer,
         body::InstrumentsAnswer,
         super::stream::CandleEventData,
+        super::stream::IndicatorEventData,
     ))
 )]
 struct Shapes;
@@ -141,6 +142,23 @@ const ENDPOINTS: &[Endpoint] = &[
         ],
         request: None,
         answer: Some("CandleEventData"),
+        also: &["text/event-stream"],
+    },
+    Endpoint {
+        method: "get",
+        path: "/api/v1/stream/indicators",
+        summary: "Indicators as their candles form, close and are corrected, as server-sent events: snapshot, update, close, correction \
+                  (data: IndicatorEventData), failure (a series that cannot be computed), heartbeat, and at last error (data: \
+                  Problem). An event's id is a cursor; Last-Event-ID resumes.",
+        query: &[
+            ("instrument_keys", "Comma-separated or repeated, 1 to 10000 of them"),
+            ("timeframes", "Comma-separated or repeated, 1 to 13 of them"),
+            ("indicators", "Comma-separated or repeated, at most 64; absent: the default set"),
+            ("cursor", "Id of the last event received; absent: from now on, beginning with a snapshot"),
+            ("include_forming", "true: also values at candles whose close has not been said"),
+        ],
+        request: None,
+        answer: Some("IndicatorEventData"),
         also: &["text/event-stream"],
     },
     Endpoint {

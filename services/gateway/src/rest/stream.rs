@@ -1,6 +1,9 @@
-//! Live candles as server-sent events.
+//! Live candles as server-sent events, and what any stream of them needs.
+
+mod indicators;
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -24,7 +27,10 @@ use super::body::Candle;
 use super::call::Call;
 use super::candles::{pairs, parse_value, unknown};
 use super::problem::Problem;
+use crate::gateway::Gateway;
 use crate::method::{Access, Role};
+
+pub(super) use indicators::{IndicatorEventData, indicators};
 
 /// Header by which a browser that reconnects says where it stood.
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -47,20 +53,81 @@ pub(super) struct CandleEventData {
 /// `GET /api/v1/stream/candles`
 pub(super) async fn candles(State(gateway): Shared, headers: HeaderMap, uri: Uri) -> Result<Response, Problem> {
     let mut request = parse(&uri)?;
-    if let Some(last) = headers.get(LAST_EVENT_ID) {
-        let text = last.to_str().map_err(|_| Problem::field("last-event-id", "is not text"))?;
-        text.clone_into(&mut request.cursor);
+    if let Some(last) = last_event_id(&headers)? {
+        request.cursor = last;
     }
+    let stream = Stream { gateway, headers, role: Role::Aggregation, what: "watching candles" };
     let key = request.instrument_keys.first().cloned();
-    let call = Call::admit(gateway, &headers, Access::Reader, "watching candles", key.as_deref())?;
-    let channel = InterceptedService::new(call.upstream(Role::Aggregation)?.channel.clone(), Endless);
-    let mut client = LiveServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let mut messages = call.run(Role::Aggregation, client.watch_candles(request)).await?.into_inner();
+    watch(stream, key, |channel| async move {
+        let mut client = LiveServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        client.watch_candles(request).await
+    })
+    .await
+}
+
+impl Message for WatchCandlesResponse {
+    type Head = ();
+
+    fn head(&self) {}
+
+    fn size(&self) -> usize {
+        self.updates.len()
+    }
+
+    fn text(self, (): &()) -> String {
+        let WatchCandlesResponse { updates, cursor } = self;
+        let mut text = String::with_capacity(updates.len() * EVENT_BYTES + 64);
+        write(&mut text, updates.into_iter().map(|update| (name(update.event()), data(update))), &cursor);
+        text
+    }
+}
+
+/// A message of a stream as events.
+trait Message: Send + 'static {
+    /// What the first message says for all.
+    type Head: Clone + Send + Sync + 'static;
+
+    fn head(&self) -> Self::Head;
+
+    /// Updates of usual size.
+    fn size(&self) -> usize;
+
+    fn text(self, head: &Self::Head) -> String;
+}
+
+/// Who asks for a stream of what.
+struct Stream {
+    gateway: Arc<Gateway>,
+    headers: HeaderMap,
+    role: Role,
+    what: &'static str,
+}
+
+type Channel = InterceptedService<tonic::transport::Channel, Endless>;
+
+/// Answers with the events of a stream that `open` asks for.
+async fn watch<M, F>(stream: Stream, key: Option<String>, open: impl FnOnce(Channel) -> F) -> Result<Response, Problem>
+where
+    M: Message,
+    F: Future<Output = Result<tonic::Response<Streaming<M>>, Status>>,
+{
+    let Stream { gateway, headers, role, what } = stream;
+    let call = Call::admit(gateway, &headers, Access::Reader, what, key.as_deref())?;
+    let channel = InterceptedService::new(call.upstream(role)?.channel.clone(), Endless);
+    let messages = call.run(role, open(channel)).await?.into_inner();
+    let mut listening = Listening { call, role, messages };
     // Until the first message an error is an answer of its own; upstream sends one within its heartbeat.
-    let first = next(&call, &mut messages).await?;
+    let first = listening.next().await?;
     let kind = HeaderValue::from_static("text/event-stream");
-    let response = ([(header::CONTENT_TYPE, kind)], Body::from_stream(events(call, first, messages))).into_response();
+    let response = ([(header::CONTENT_TYPE, kind)], Body::from_stream(events(listening, first))).into_response();
     Ok(uncached(response))
+}
+
+/// Where a browser that reconnects stood.
+fn last_event_id(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(last) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
+    let text = last.to_str().map_err(|_| Problem::field("last-event-id", "is not text"))?;
+    Ok(Some(text.to_owned()))
 }
 
 /// Proxies must neither keep events back nor give them to others.
@@ -71,39 +138,49 @@ fn uncached(mut response: Response) -> Response {
     response
 }
 
-async fn next(
-    call: &Call,
-    messages: &mut Streaming<WatchCandlesResponse>,
-) -> Result<Option<WatchCandlesResponse>, Problem> {
-    let upstream = call.upstream(Role::Aggregation)?;
-    messages.message().await.map_err(|status| Problem::upstream(upstream, &status))
+/// A stream of upstream's messages.
+struct Listening<M> {
+    call: Call,
+    role: Role,
+    messages: Streaming<M>,
+}
+
+impl<M: Message> Listening<M> {
+    async fn next(&mut self) -> Result<Option<M>, Problem> {
+        let upstream = self.call.upstream(self.role)?;
+        self.messages.message().await.map_err(|status| Problem::upstream(upstream, &status))
+    }
+
+    async fn render(&self, message: M, head: &M::Head) -> Result<String, Problem> {
+        let head = head.clone();
+        match message.size() {
+            ..=INLINE_UPDATES => Ok(message.text(&head)),
+            _ => Ok(self.call.gateway.pool.run(move || message.text(&head)).await?),
+        }
+    }
 }
 
 type Part = Result<Bytes, std::convert::Infallible>;
 
 /// A failure midway is a last event `error` with the problem as its data.
-fn events(
-    call: Call,
-    first: Option<WatchCandlesResponse>,
-    messages: Streaming<WatchCandlesResponse>,
-) -> BoxStream<'static, Part> {
+fn events<M: Message>(listening: Listening<M>, first: Option<M>) -> BoxStream<'static, Part> {
     let context = RequestContext::current();
-    let state = Some((call, messages, Some(first)));
-    let parts = stream::unfold(state, move |state| {
-        let context = context.clone();
+    let head = first.as_ref().map(M::head);
+    let parts = stream::unfold(Some((listening, Some(first))), move |state| {
+        let (context, head) = (context.clone(), head.clone());
         async move {
-            let (call, mut messages, waiting) = state?;
+            let (mut listening, waiting) = state?;
             let received = match waiting {
                 Some(first) => Ok(first),
-                None => next(&call, &mut messages).await,
+                None => listening.next().await,
             };
-            let rendered = match received {
-                Ok(Some(message)) => render(&call, message).await,
-                Ok(None) => return None,
-                Err(problem) => Err(problem),
+            let rendered = match (received, head) {
+                (Ok(Some(message)), Some(head)) => listening.render(message, &head).await,
+                (Ok(_), _) => return None,
+                (Err(problem), _) => Err(problem),
             };
             let (text, state) = match rendered {
-                Ok(text) => (text, Some((call, messages, None))),
+                Ok(text) => (text, Some((listening, None))),
                 Err(problem) => (mesh::context::resume(context, async { failed(problem) }).await, None),
             };
             Some((Ok(Bytes::from(text)), state))
@@ -112,20 +189,10 @@ fn events(
     parts.boxed()
 }
 
-async fn render(call: &Call, message: WatchCandlesResponse) -> Result<String, Problem> {
-    match message.updates.len() {
-        ..=INLINE_UPDATES => Ok(text(message)),
-        _ => Ok(call.gateway.pool.run(move || text(message)).await?),
-    }
-}
-
-/// The events of a message. Only the last has an id: who got fewer of them resumes before the message.
-fn text(message: WatchCandlesResponse) -> String {
-    let WatchCandlesResponse { updates, cursor } = message;
-    let mut text = String::with_capacity(updates.len() * EVENT_BYTES + 64);
-    let last = updates.len().checked_sub(1);
-    for (index, update) in updates.into_iter().enumerate() {
-        let (name, data) = (name(update.event()), data(update));
+/// Writes the events of a message. Only the last has an id: who got fewer of them resumes before the message.
+fn write(text: &mut String, events: impl ExactSizeIterator<Item = (&'static str, String)>, cursor: &str) {
+    let last = events.len().checked_sub(1);
+    for (index, (name, data)) in events.enumerate() {
         let _ = writeln!(text, "event: {name}");
         if Some(index) == last {
             let _ = writeln!(text, "id: {cursor}");
@@ -135,7 +202,11 @@ fn text(message: WatchCandlesResponse) -> String {
     if last.is_none() {
         let _ = writeln!(text, "event: heartbeat\nid: {cursor}\ndata: {{}}\n");
     }
-    text
+}
+
+/// The parts of a list separated by commas.
+fn list(value: &str) -> impl Iterator<Item = String> {
+    value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned)
 }
 
 fn name(event: CandleEvent) -> &'static str {
@@ -169,10 +240,9 @@ fn parse(uri: &Uri) -> Result<WatchCandlesRequest, Problem> {
         if !is_list && seen.contains(&name) {
             return Err(Problem::field(&name, "given more than once"));
         }
-        let parts = || value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned);
         match name.as_str() {
-            "instrument_keys" => request.instrument_keys.extend(parts()),
-            "timeframes" => request.timeframes.extend(parts()),
+            "instrument_keys" => request.instrument_keys.extend(list(&value)),
+            "timeframes" => request.timeframes.extend(list(&value)),
             "cursor" => request.cursor = value,
             "closed_only" => request.closed_only = parse_value(&name, &value, "true, false")?,
             "snapshot" => request.snapshot = parse_value(&name, &value, "true, false")?,
@@ -218,7 +288,7 @@ mod tests {
     fn only_the_last_event_of_a_message_moves_the_reader_on() {
         let update = CandleUpdate { event: CandleEvent::Close as i32, ..Default::default() };
         let message = WatchCandlesResponse { updates: vec![update.clone(), update], cursor: "c".into() };
-        let text = text(message);
+        let text = message.text(&());
         let events: Vec<&str> = text.split_terminator("\n\n").collect();
         assert_eq!(events.len(), 2);
         assert!(events[0].starts_with("event: close\ndata: {") && !events[0].contains("id:"));

@@ -66,7 +66,8 @@ fn indicators(config: &Config, source: MemorySource) -> Indicators {
 
 fn with_candles(config: &Config, candles: Arc<dyn Candles>, master: Arc<MemorySource>) -> Indicators {
     let pool = Arc::new(CpuPool::new(1, 64).unwrap());
-    let ports = Ports { candles, master, engines: Engines::BOTH, pool, cache: config.local_cache() };
+    let live = Arc::new(mesh::source::MemoryNewsroom::default());
+    let ports = Ports { candles, live, master, engines: Engines::BOTH, pool, cache: config.local_cache() };
     Indicators::new(config, &ports)
 }
 

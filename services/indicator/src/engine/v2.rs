@@ -262,7 +262,7 @@ impl Computed {
 }
 
 /// The specs by their canonical spelling, sorted, each once.
-fn canonical(specs: &[Spec]) -> Result<Arc<[Spec]>, Error> {
+pub(crate) fn canonical(specs: &[Spec]) -> Result<Arc<[Spec]>, Error> {
     let mut spellings: Vec<String> = specs.iter().map(Spec::to_string).collect();
     spellings.sort_unstable();
     spellings.dedup();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step of a test is its message")]
 
 mod batch;
+mod live;
 mod oracle;
 mod running;
 

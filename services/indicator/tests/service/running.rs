@@ -12,10 +12,11 @@ use indicator::{App, Config, Ports};
 use market::{BucketFrame, Date, Frame, Instrument, InstrumentKey, Timeframe};
 use mesh::config::ServerConfig;
 use mesh::engine::Engines;
-use mesh::source::{Buckets, Candles, MasterData, MemorySource};
+use mesh::source::{Buckets, Candles, LiveCandles, MasterData, MemoryNewsroom, MemorySource};
 use mesh::{CpuPool, Drain, MAX_MESSAGE_BYTES};
 use prost::Message;
 use proto::indicator::indicator_service_client::IndicatorServiceClient;
+use proto::indicator::live_service_client::LiveServiceClient;
 use proto::wire::{FrameTicket, frame_ticket};
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
@@ -56,7 +57,22 @@ impl Running {
         config: Config,
         pool: Arc<CpuPool>,
     ) -> Running {
-        let ports = Ports { candles, master, engines: Engines::BOTH, pool, cache: config.local_cache() };
+        let live = Arc::new(MemoryNewsroom::default());
+        let cache = config.local_cache();
+        Running::start_on(Ports { candles, live, master, engines: Engines::BOTH, pool, cache }, config).await
+    }
+
+    pub(crate) async fn start_live(
+        candles: Arc<dyn Candles>,
+        master: Arc<dyn MasterData>,
+        live: Arc<dyn LiveCandles>,
+        config: Config,
+    ) -> Running {
+        let (pool, cache) = (Arc::new(CpuPool::new(2, 64).unwrap()), config.local_cache());
+        Running::start_on(Ports { candles, live, master, engines: Engines::BOTH, pool, cache }, config).await
+    }
+
+    async fn start_on(ports: Ports, config: Config) -> Running {
         let app = App::build(&ServerConfig::default(), config, ports).await.unwrap();
         let address = format!("http://{}", app.address());
         let drain = Drain::new();
@@ -70,6 +86,10 @@ impl Running {
 
     pub(crate) fn grpc(&self) -> IndicatorServiceClient<Channel> {
         IndicatorServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub(crate) fn live(&self) -> LiveServiceClient<Channel> {
+        LiveServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
     pub(crate) fn flight(&self) -> FlightServiceClient<Channel> {
