@@ -111,7 +111,7 @@ impl Fault for Error {
             Error::Market(error) => Fault::field(error),
             Error::Limit { field, .. } => Some((*field).to_owned()),
             Error::OtherCalendar { .. } | Error::CalendarInUse { .. } => Some("calendar".to_owned()),
-            Error::Store(store::Error::Invalid { field: "as_of", .. }) => Some("revision".to_owned()),
+            Error::Store(store::Error::Invalid { field: "as_of" | "revision", .. }) => Some("revision".to_owned()),
             Error::UnknownInstrument(_)
             | Error::UnknownGroup(_)
             | Error::NoCandles(_)
