@@ -127,6 +127,8 @@ impl Drop for Process {
     }
 }
 
+const ANY_PORT: &str = "127.0.0.1:0";
+
 /// `candlemesh up` on a data directory that outlives it.
 #[derive(Debug)]
 pub struct Up {
@@ -145,14 +147,14 @@ impl Up {
     pub async fn start_with(program: &Path, settings: &[(&str, &str)]) -> Result<Up> {
         let folder = tempfile::Builder::new().prefix("candlemesh-up").tempdir()?;
         let settings: Vec<_> = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        let process = Up::run(program, folder.path(), &settings).await?;
+        let process = Up::run(program, folder.path(), &settings, ANY_PORT).await?;
         Ok(Up { program: program.to_owned(), folder, settings, process })
     }
 
-    async fn run(program: &Path, folder: &Path, settings: &[(String, String)]) -> Result<Process> {
+    async fn run(program: &Path, folder: &Path, settings: &[(String, String)], listen: &str) -> Result<Process> {
         let mut command = command(program);
         command.envs(settings.iter().map(|(name, value)| (name, value)));
-        command.arg("up").arg("--data-dir").arg(folder.join("data")).args(["--listen", "127.0.0.1:0"]);
+        command.arg("up").arg("--data-dir").arg(folder.join("data")).args(["--listen", listen]);
         Process::start("up", command, folder).await
     }
 
@@ -179,7 +181,15 @@ impl Up {
 
     /// Starts it again on the same data, on another port.
     pub async fn restart(&mut self) -> Result<()> {
-        self.process = Up::run(&self.program, self.folder.path(), &self.settings).await?;
+        self.process = Up::run(&self.program, self.folder.path(), &self.settings, ANY_PORT).await?;
+        Ok(())
+    }
+
+    /// Starts it again on the same data and where it was, once it has ended.
+    pub async fn restart_in_place(&mut self) -> Result<()> {
+        let gateway = self.gateway()?;
+        let listen = gateway.trim_start_matches("http://");
+        self.process = Up::run(&self.program, self.folder.path(), &self.settings, listen).await?;
         Ok(())
     }
 }

@@ -142,6 +142,10 @@ impl<'a> Chunker<'a> {
             });
         }
         let profiles = self.profiler.finish();
+        let rows: u64 = profiles.iter().map(|profile| profile.not_positive).sum();
+        if rows > 0 {
+            self.notes.push(format!("{rows} rows have a price of zero or below; they are kept as they are"));
+        }
         let rows: u64 = profiles.iter().map(|profile| profile.not_compared).sum();
         if rows > 0 {
             self.notes

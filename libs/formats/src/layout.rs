@@ -3,18 +3,33 @@
 use jiff::civil::Date;
 
 use crate::stamp::Stamp;
-use crate::{CANDLE_HEADER, Format, InputError, Stamps, Zone};
+use crate::{CANDLE_HEADER, Columns, Format, InputError, Stamps, Zone};
 
 /// Accepted names of the time column.
-const TIME: [&str; 6] = ["timestamp", "open_time", "time", "datetime", "date time", "date"];
-const OHLC: [&str; 4] = ["open", "high", "low", "close"];
-const OPEN_INTEREST: [&str; 3] = ["open_interest", "open interest", "openinterest"];
-const KEY: [&str; 2] = ["key", "instrument_key"];
+pub(crate) const TIME: [&str; 6] = ["timestamp", "open_time", "time", "datetime", "date time", "date"];
+pub(crate) const OHLC: [&str; 4] = ["open", "high", "low", "close"];
+pub(crate) const OPEN_INTEREST: [&str; 4] = ["open_interest", "open interest", "openinterest", "oi"];
+pub(crate) const KEY: [&str; 2] = ["key", "instrument_key"];
 /// Accepted names of a trade's size.
 const AMOUNT: [&str; 5] = ["amount", "size", "quantity", "qty", "volume"];
 const TICK_HEADER: &str = "timestamp,price,amount";
 /// Lean writes prices of equities as whole numbers.
 const LEAN_EQUITY_SCALE: f64 = 10_000.0;
+
+/// Columns named in an error, and characters of each.
+const MAX_LISTED: usize = 30;
+const MAX_LISTED_CHARS: usize = 40;
+
+/// The columns of a file, for an error.
+pub(crate) fn listed(header: &[&str]) -> String {
+    let shown = header.iter().take(MAX_LISTED).map(|name| name.trim().chars().take(MAX_LISTED_CHARS).collect());
+    let shown: Vec<String> = shown.collect();
+    let more = header.len().saturating_sub(MAX_LISTED);
+    match more {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
 
 /// Rows as candles, or as trades to build candles of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,33 +135,35 @@ impl Layout {
         header: &[&str],
         separator: u8,
         header_lines: u64,
+        columns: &Columns,
         file: &str,
     ) -> Result<Layout, InputError> {
-        let find = |names: &[&str]| {
-            names.iter().find_map(|name| header.iter().position(|column| column.eq_ignore_ascii_case(name)))
-        };
+        let find = |field: &str, usual: &[&str]| columns.position(header, field, usual);
         let trades = format == Format::Ticks;
         let expected = if trades { TICK_HEADER } else { CANDLE_HEADER };
-        let missing = |column| InputError::Column { file: file.to_owned(), column, expected };
+        let missing = |column| {
+            let found = listed(header);
+            InputError::Column { file: file.to_owned(), column, expected, found }
+        };
         let mut layout = Layout::new(format, header.len());
         layout.separator = separator;
         layout.header_lines = header_lines;
-        layout.time = find(&TIME).ok_or_else(|| missing("timestamp"))?;
+        layout.time = find("timestamp", &TIME).ok_or_else(|| missing("timestamp"))?;
         if trades {
             layout.rows = Rows::Trades;
-            layout.ohlc = [find(&["price"]).ok_or_else(|| missing("price"))?; 4];
-            layout.volume = Some(find(&AMOUNT).ok_or_else(|| missing("amount"))?);
+            layout.ohlc = [find("price", &["price"]).ok_or_else(|| missing("price"))?; 4];
+            layout.volume = Some(find("amount", &AMOUNT).ok_or_else(|| missing("amount"))?);
         } else {
             for (position, name) in layout.ohlc.iter_mut().zip(OHLC) {
-                *position = find(&[name]).ok_or_else(|| missing(name))?;
+                *position = find(name, &[name]).ok_or_else(|| missing(name))?;
             }
-            layout.volume = Some(find(&["volume"]).ok_or_else(|| missing("volume"))?);
-            layout.open_interest = find(&OPEN_INTEREST);
-            layout.trading_date = find(&["trading_date"]);
+            layout.volume = Some(find("volume", &["volume"]).ok_or_else(|| missing("volume"))?);
+            layout.open_interest = find("open_interest", &OPEN_INTEREST);
+            layout.trading_date = find("trading_date", &["trading_date"]);
         }
-        layout.key = find(&KEY);
+        layout.key = find("key", &KEY);
         match format {
-            Format::Binance => layout.close_time = find(&["close_time"]),
+            Format::Binance => layout.close_time = find("close_time", &["close_time"]),
             Format::KiteCsv => layout.zone = Some(Zone::named("Asia/Kolkata")),
             Format::Barchart => layout.zone = Some(Zone::named("America/Chicago")),
             Format::AlphaVantage => {

@@ -6,6 +6,7 @@
 
 mod chunker;
 mod clock;
+mod columns;
 mod format;
 mod json;
 mod layout;
@@ -29,8 +30,9 @@ use std::path::{Path, PathBuf};
 use market::{Candle, InstrumentKey, Timeframe};
 
 pub use clock::{Stamps, UnknownStamps, UnknownZone, Zone};
+pub use columns::{Columns, UnknownColumns};
 pub use format::{Format, UnknownFormat};
-pub use manifest::{Entry, Manifest};
+pub use manifest::{ACTIONS_NAME, Entry, MANIFEST_NAME, Manifest};
 pub use position::Position;
 pub use profile::{Conflict, Profile};
 
@@ -48,8 +50,10 @@ pub enum InputError {
     Kind { file: String, found: String },
     #[error("{file}: is a folder; name the files in it, or load what a --manifest lists")]
     Folder { file: String },
-    #[error("{file}: column '{column}' is missing; a header of {expected} is expected")]
-    Column { file: String, column: &'static str, expected: &'static str },
+    #[error(
+        "{file}: column '{column}' is missing; a header of {expected} is expected, and the columns there are: {found}"
+    )]
+    Column { file: String, column: &'static str, expected: &'static str, found: String },
     #[error("{file}: {reason}")]
     Unreadable { file: String, reason: String },
     #[error("{file}: no instrument is known for it; pass --instrument KEY, or --manifest with a row for it")]
@@ -69,10 +73,12 @@ pub struct FileSpec {
     /// Width of the candles; `None`: found from the rows. A file whose rows say otherwise is refused.
     pub timeframe: Option<Timeframe>,
     pub format: Format,
-    /// Zone of stamps without an offset; `None`: the format's, and UTC for timestamps of Parquet.
+    /// Zone of stamps without an offset; `None`: the format's.
     pub zone: Option<Zone>,
     /// Which end of a candle a stamp names; `None`: the format's.
     pub stamps: Option<Stamps>,
+    /// Names of columns, of files whose columns have other names than usual.
+    pub columns: Columns,
 }
 
 impl FileSpec {
@@ -85,6 +91,7 @@ impl FileSpec {
             format: Format::Auto,
             zone: None,
             stamps: None,
+            columns: Columns::default(),
         }
     }
 }
@@ -147,4 +154,13 @@ const CANDLE_HEADER: &str = "timestamp,open,high,low,close,volume[,open_interest
 
 fn display(path: &Path) -> String {
     path.display().to_string()
+}
+
+/// Why ingestion refused a row, where it names another row of what it was sent, in terms of the file's lines.
+pub fn reason_by_line(reason: &str, line: impl Fn(u64) -> u64) -> String {
+    let superseded = reason.strip_prefix("superseded by row ").and_then(|rest| rest.split_once(' '));
+    match superseded.and_then(|(row, rest)| Some((row.parse().ok()?, rest))) {
+        Some((row, rest)) => format!("superseded by line {} {rest}", line(row)),
+        None => reason.to_owned(),
+    }
 }

@@ -1,4 +1,4 @@
-//! Parquet candles: columns key or instrument_key (optional), timestamp, open, high, low, close, volume, open_interest (optional).
+//! Parquet candles: columns named as in a header of text, timestamps with their zone or one that is given.
 
 use std::io::{Chain, Cursor, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use crate::chunker::{Chunker, Flow, Row, Stop};
 use crate::stamp::{self, Stamp, When};
 use crate::thrift::{self, Malformed};
-use crate::{CANDLE_HEADER, CHUNK_ROWS, FileSpec, Format, InputError, Stamps, display};
+use crate::{CANDLE_HEADER, CHUNK_ROWS, Columns, FileSpec, Format, InputError, Stamps, Zone, display, layout};
 
 /// Length and magic at the end of a file.
 const TAIL_BYTES: u64 = 8;
@@ -26,12 +26,8 @@ const PAGE_HEADER_BYTES: usize = 1024;
 /// Longest header of a page, statistics included: as Arrow's C++ reader has it.
 const MAX_PAGE_HEADER_BYTES: usize = 16 * 1024 * 1024;
 
-/// Accepted names of columns that vendors name differently, ours first.
-const NAMES: [(&str, &[&str]); 3] = [
-    ("key", &["key", "instrument_key"]),
-    ("open_time", &["timestamp", "open_time", "time", "datetime", "date"]),
-    ("open_interest", &["open_interest", "oi"]),
-];
+/// Where pandas says of its columns what Parquet's own types do not.
+const PANDAS_METADATA: &str = "pandas";
 
 pub(crate) fn read(
     spec: &FileSpec,
@@ -50,10 +46,13 @@ pub(crate) fn read(
     check_footer(&opened).map_err(unreadable)?;
     let metadata = guarded(|| ArrowReaderMetadata::load(&opened, ArrowReaderOptions::new())).map_err(unreadable)?;
     check_places(metadata.metadata(), opened.len()).map_err(unreadable)?;
+    let columns = Places::of(metadata.schema(), &spec.columns, &file)?;
+    let wall = columns.wall_clock(metadata.schema(), spec, &file)?;
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(CheckedPages(opened), metadata);
     let mut reader = guarded(|| builder.with_batch_size(CHUNK_ROWS).build()).map_err(unreadable)?;
     chunker.stamps = spec.stamps.unwrap_or(Stamps::Open);
-    let mut table = Table { spec, file: file.clone(), line: 0, upstox: spec.format == Format::Upstox };
+    let upstox = spec.format == Format::Upstox;
+    let mut table = Table { spec, columns, wall, file: file.clone(), line: 0, upstox };
     while let Some(batch) = guarded(|| reader.next().transpose().map_err(ParquetError::from)).transpose() {
         let outcome = match batch {
             Ok(batch) => table.rows(&batch, chunker),
@@ -144,8 +143,76 @@ impl<R: ChunkReader> ChunkReader for CheckedPages<R> {
     }
 }
 
+/// Where the columns of candles are, by their names on the wire.
+struct Places(Vec<(&'static str, usize)>);
+
+impl Places {
+    /// Finds them by the names that headers of text may have too.
+    ///
+    /// Errors: one that every file of candles has is missing.
+    fn of(schema: &Schema, named: &Columns, file: &str) -> Result<Places, InputError> {
+        let header: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let missing = |column| {
+            let found = layout::listed(&header);
+            InputError::Column { file: file.to_owned(), column, expected: CANDLE_HEADER, found }
+        };
+        let time = named.position(&header, "timestamp", &layout::TIME).ok_or_else(|| missing("timestamp"))?;
+        let mut columns = vec![("open_time", time)];
+        for name in layout::OHLC.into_iter().chain(["volume"]) {
+            columns.push((name, named.position(&header, name, &[name]).ok_or_else(|| missing(name))?));
+        }
+        let optional = [("open_interest", &layout::OPEN_INTEREST[..]), ("key", &layout::KEY[..])];
+        let optional = optional.map(|(name, accepted)| Some((name, named.position(&header, name, accepted)?)));
+        columns.extend(optional.into_iter().flatten());
+        Ok(Places(columns))
+    }
+
+    /// The columns of candles of a batch, named as in the batches clients send.
+    fn of_batch(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let schema = batch.schema();
+        let named = |(name, at): &(&str, usize)| Arc::new(schema.field(*at).clone().with_name(*name));
+        let fields: Vec<Arc<Field>> = self.0.iter().map(named).collect();
+        let columns = self.0.iter().map(|(_, at)| Arc::clone(batch.column(*at))).collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+    }
+
+    /// The zone of timestamps that are wall times; nothing where they are instants, or text.
+    ///
+    /// Errors: they are wall times, and nobody says of which zone.
+    fn wall_clock(&self, schema: &Schema, spec: &FileSpec, file: &str) -> Result<Option<Zone>, InputError> {
+        let times = schema.field(self.0[0].1);
+        let is_wall =
+            matches!(times.data_type(), DataType::Timestamp(_, None)) && !is_utc_in_pandas(schema, times.name());
+        match (is_wall, &spec.zone) {
+            (false, _) => Ok(None),
+            (true, Some(zone)) => Ok(Some(zone.clone())),
+            (true, None) => Err(InputError::Unreadable {
+                file: file.to_owned(),
+                reason: format!(
+                    "timestamps of column '{}' have no zone: pass --zone, for example --zone America/New_York, or --zone UTC",
+                    times.name()
+                ),
+            }),
+        }
+    }
+}
+
+/// Whether pandas says that a column has a zone: the values are of UTC then, whatever the type lost on its way.
+fn is_utc_in_pandas(schema: &Schema, column: &str) -> bool {
+    let said = schema.metadata().get(PANDAS_METADATA);
+    let Some(said) = said.and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok()) else { return false };
+    let columns = said["columns"].as_array().map_or(&[][..], Vec::as_slice);
+    columns.iter().any(|described| {
+        let is_named = described["name"] == column || described["field_name"] == column;
+        is_named && described["pandas_type"] == "datetimetz" && described["metadata"]["timezone"].is_string()
+    })
+}
+
 struct Table<'a> {
     spec: &'a FileSpec,
+    columns: Places,
+    /// Of timestamps that are no instants.
+    wall: Option<Zone>,
     file: String,
     line: u64,
     upstox: bool,
@@ -153,21 +220,7 @@ struct Table<'a> {
 
 impl Table<'_> {
     fn rows(&mut self, batch: &RecordBatch, chunker: &mut Chunker<'_>) -> Flow {
-        let batch = named_as_on_the_wire(batch).map_err(|error| self.unreadable(error.to_string()))?;
-        for (name, shown) in [
-            ("open_time", "timestamp"),
-            ("open", "open"),
-            ("high", "high"),
-            ("low", "low"),
-            ("close", "close"),
-            ("volume", "volume"),
-        ] {
-            batch.column_by_name(name).ok_or_else(|| InputError::Column {
-                file: self.file.clone(),
-                column: shown,
-                expected: CANDLE_HEADER,
-            })?;
-        }
+        let batch = self.columns.of_batch(batch).map_err(|error| self.unreadable(error.to_string()))?;
         let stamps = self.stamps(&batch);
         let batch = match &stamps {
             Some(stamps) => with_times(&batch, stamps).map_err(|error| self.unreadable(error.to_string()))?,
@@ -178,7 +231,6 @@ impl Table<'_> {
         if let Some(keys) = keys.filter(|keys| !is_text(keys.data_type())) {
             return Err(self.unreadable(format!("key is {}, expected text", keys.data_type())).into());
         }
-        let wall = self.spec.zone.as_ref().filter(|_| has_no_zone(&batch));
         let mut current: Option<InstrumentKey> = self.spec.instrument.clone();
         for (row, candle) in candles.into_iter().enumerate() {
             self.line += 1;
@@ -201,7 +253,7 @@ impl Table<'_> {
                 (_, Some(Err(reason))) => Err(reason.clone()),
                 (None, _) => Err("timestamp is null".to_owned()),
                 (Some(candle), Some(Ok(when))) => Ok(Row { candle, date: when.date }),
-                (Some(candle), None) => match wall {
+                (Some(candle), None) => match &self.wall {
                     Some(zone) => stamp::of_wall(candle.open_time, zone)
                         .map(|when| Row { candle: Candle { open_time: when.at, ..candle }, date: when.date }),
                     None => Ok(Row { candle, date: self.date(candle.open_time) }),
@@ -242,20 +294,6 @@ impl Table<'_> {
     }
 }
 
-/// The batch with its columns named as in the batches clients send.
-fn named_as_on_the_wire(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    let schema = batch.schema();
-    let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
-    for (wire, accepted) in NAMES {
-        let found =
-            accepted.iter().find_map(|name| fields.iter().position(|field| field.name().eq_ignore_ascii_case(name)));
-        if let Some(found) = found {
-            fields[found] = Arc::new(fields[found].as_ref().clone().with_name(wire));
-        }
-    }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), batch.columns().to_vec())
-}
-
 /// The batch with its stamps as milliseconds.
 fn with_times(batch: &RecordBatch, stamps: &[Result<When, String>]) -> Result<RecordBatch, ArrowError> {
     let times = TimestampMillisecondArray::from_iter(stamps.iter().map(|when| when.as_ref().ok().map(|when| when.at)));
@@ -271,12 +309,6 @@ fn with_times(batch: &RecordBatch, stamps: &[Result<When, String>]) -> Result<Re
 
 fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
-}
-
-/// Whether stamps are wall times: pandas writes those of a naive clock so.
-fn has_no_zone(batch: &RecordBatch) -> bool {
-    let column = batch.column_by_name("open_time");
-    column.is_some_and(|column| matches!(column.data_type(), DataType::Timestamp(_, None)))
 }
 
 /// A text of a column of any of Arrow's layouts of text; nothing for other columns and nulls.

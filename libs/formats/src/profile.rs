@@ -32,9 +32,9 @@ pub struct Profile {
     pub last: Millis,
     pub earliest: Millis,
     pub latest: Millis,
-    /// Rows whose stamp had been seen before, equal or not.
+    /// Rows equal to the row before of their stamp.
     pub repeated: u64,
-    /// Repeated rows with other values.
+    /// Rows that differ from the row before of their stamp.
     pub conflicting: u64,
     /// The first conflicts, with their lines.
     pub conflicts: Vec<Conflict>,
@@ -47,6 +47,8 @@ pub struct Profile {
     /// The longest step, in minutes.
     pub longest_gap_min: u64,
     pub zero_volume: u64,
+    /// Rows with a price of zero or below, which spreads and some futures have and shares do not.
+    pub not_positive: u64,
     /// Rows refused because their stamp is not on a minute.
     pub off_minute: u64,
     /// Rows too far from where they belong to be compared with what came before.
@@ -112,6 +114,8 @@ impl Profiler {
         profile.earliest = profile.earliest.min(at);
         profile.latest = profile.latest.max(at);
         profile.zero_volume += u64::from(candle.volume == 0.0);
+        // The low is the least of them: rows are checked.
+        profile.not_positive += u64::from(candle.low <= 0.0);
         self.compare(index, candle, line);
     }
 
@@ -126,8 +130,9 @@ impl Profiler {
         let print = fingerprint(candle);
         match self.seen.insert((index, at), (print, line)) {
             Some((earlier, earlier_line)) => {
-                running.profile.repeated += 1;
-                if earlier != print {
+                if earlier == print {
+                    running.profile.repeated += 1;
+                } else {
                     running.profile.conflicting += 1;
                     if running.profile.conflicts.len() < MAX_CONFLICTS {
                         running.profile.conflicts.push(Conflict { open_time: at, earlier_line, line });
@@ -170,6 +175,7 @@ impl Profiler {
             gaps: 0,
             longest_gap_min: 0,
             zero_volume: 0,
+            not_positive: 0,
             off_minute: 0,
             not_compared: 0,
         };
@@ -227,7 +233,7 @@ mod tests {
     #[test]
     fn equal_and_conflicting_repetitions_are_told_apart() {
         let profile = profile(&[(1, 5.0), (2, 5.0), (2, 5.0), (1, 6.0), (4, 5.0), (10, 5.0)]);
-        assert_eq!((profile.rows, profile.repeated, profile.conflicting), (6, 2, 1));
+        assert_eq!((profile.rows, profile.repeated, profile.conflicting), (6, 1, 1));
         assert_eq!(profile.conflicts, [Conflict { open_time: 60_000, earlier_line: 2, line: 5 }]);
         assert_eq!((profile.steps_backwards, profile.gaps, profile.longest_gap_min), (1, 2, 6));
         assert_eq!((profile.zero_volume, profile.newest_first), (6, false));

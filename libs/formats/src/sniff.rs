@@ -43,11 +43,13 @@ pub(crate) fn layout(spec: &FileSpec, file: &str, head: &str) -> Result<Layout, 
     let separator = separator(first);
     let rows: Vec<Vec<&str>> = lines.iter().map(|line| fields(line, separator)).collect();
     let format = match spec.format {
+        // A header nobody else has is that of candles.
+        Format::Auto if !spec.columns.is_empty() => Format::Candles,
         Format::Auto => detect(spec, &rows).map_err(unreadable)?,
         named => named,
     };
     let of_header = |header: usize| match rows.get(header) {
-        Some(fields) => Layout::of_header(format, fields, separator, header as u64 + 1, file),
+        Some(fields) => Layout::of_header(format, fields, separator, header as u64 + 1, &spec.columns, file),
         None => Err(unreadable(format!("has no header line {}, which {format} files have", header + 1))),
     };
     let layout = match format {
@@ -191,7 +193,7 @@ fn under_header(spec: &FileSpec, rows: &[Vec<&str>]) -> Result<Format, String> {
     }
     Err(format!(
         "timestamps like '{stamp}' have no offset from UTC: pass --format kite-csv (Asia/Kolkata, candle opens), --format \
-         alphavantage (America/New_York, candle ends), or --zone with --stamps open or end"
+         alphavantage (America/New_York, candle ends), or --zone (and --stamps end where stamps name candle ends)"
     ))
 }
 

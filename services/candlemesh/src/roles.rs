@@ -60,7 +60,7 @@ impl Role {
 pub enum App {
     Ingestion(ingestion::App),
     Aggregation(aggregation::App),
-    Indicator(indicator::App),
+    Indicator(Box<indicator::App>),
     Sequence(sequence::App),
     Optimizer(optimizer::App),
     Gateway(gateway::App),
@@ -139,7 +139,7 @@ pub async fn build(
             let (candles, master) = (candles()?, master()?);
             let live = Arc::clone(&candles) as Arc<dyn LiveCandles>;
             let ports = indicator::Ports { candles, live, master, engines, pool, cache };
-            App::Indicator(indicator::App::build(&server, config.indicator.clone(), ports).await?)
+            App::Indicator(Box::new(indicator::App::build(&server, config.indicator.clone(), ports).await?))
         }
         Role::Sequence => {
             let screens = stores()?.screens;

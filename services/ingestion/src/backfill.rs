@@ -173,7 +173,7 @@ impl Backfills {
         let (path, manifest) = (job.path.clone(), job.manifest.clone());
         let listing = tokio::task::spawn_blocking(move || {
             let manifest = manifest.as_deref().map(|manifest| read_manifest(&folder, manifest)).transpose()?;
-            files::list(&folder, &path, manifest.as_ref().map(|(path, _)| path.as_path()))
+            files::list(&folder, &path, &manifest.map(|(path, _)| no_candles(path)).unwrap_or_default())
         });
         let files = listing.await.map_err(|_| Error::Interrupted)??;
         let spec = Spec {
@@ -266,6 +266,12 @@ impl Backfills {
         };
         Err(Error::NotPossible { id: id.to_owned(), found, wish: wish.as_str() })
     }
+}
+
+/// What lies in the folder of a manifest and holds no candles: itself, and splits and dividends, which a job does not put.
+fn no_candles(manifest: PathBuf) -> Vec<PathBuf> {
+    let actions = manifest.with_file_name(formats::ACTIONS_NAME);
+    vec![manifest, actions]
 }
 
 /// Where the manifest is, and what it says.

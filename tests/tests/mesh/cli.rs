@@ -14,13 +14,13 @@ use crate::program;
 
 /// What a command said, and how it ended.
 #[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
-async fn candlemesh(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Ended> {
+pub(crate) async fn candlemesh(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Ended> {
     let mut command = command(program());
     command.args(arguments).envs(variables.iter().copied());
     let output = run(command).await?;
@@ -28,7 +28,7 @@ async fn candlemesh(arguments: &[&str], variables: &[(&str, &str)]) -> Result<En
     Ok(Ended { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) })
 }
 
-fn text(path: &Path) -> Result<&str> {
+pub(crate) fn text(path: &Path) -> Result<&str> {
     path.to_str().context("path is not text")
 }
 

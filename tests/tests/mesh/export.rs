@@ -211,7 +211,7 @@ async fn a_resumed_export_keeps_what_is_complete_and_current() -> Result<()> {
     let five = exported(&connection, &one, |args| {
         args.instrument = vec!["NSE_EQ|A".parse().expect("a key")];
         args.timeframe = Some(Timeframe::M5);
-        args.from = Some("2024-01-02".to_owned());
+        args.range.start = Some("2024-01-02".to_owned());
     });
     let five = five.await?;
     let text = std::fs::read_to_string(&one)?;

@@ -80,6 +80,7 @@ async fn follow(mesh: &InProcess, file: &Path) -> Result<()> {
         speed: Speed::Max,
         shift_to: None,
         instruments: 1,
+        retry_for: 0,
         json: false,
     };
     let feeding = tokio::spawn(async move { replay(&connection, &args).await });

@@ -1,9 +1,9 @@
 //! End-to-end tests: a whole mesh, asked through its gateway as any client would.
 //!
 //! `oracle` holds answers against values computed elsewhere; `scenario` walks through everything a mesh does, once in one process
-//! and once in six; `roundtrip` and `export` hold what comes out against what went in; `crash`, `backfill` and `drain` end
-//! processes at bad moments, `faults` for as long as it is told; `changes` are followed from replica to replica; `cli` is the
-//! command line, `clients` other languages.
+//! and once in six; `roundtrip`, `export` and `restore` hold what comes out against what went in, `loading` what is said of it;
+//! `crash`, `backfill` and `drain` end processes at bad moments, `faults` for as long as it is told; `changes` are followed from
+//! replica to replica; `cli` is the command line, `readme` its commands there, `clients` other languages.
 
 mod adjustments;
 mod backfill;
@@ -16,7 +16,10 @@ mod export;
 mod faults;
 mod live;
 mod live_indicators;
+mod loading;
 mod oracle;
+mod readme;
+mod restore;
 mod roundtrip;
 mod scenario;
 

@@ -266,7 +266,7 @@ fn merge(expected: &mut Candles, key: &str, timeframe: &str, rows: BTreeMap<Mill
 fn told(file: &str, report: &Value, outcome: Outcome) -> Result<()> {
     let Outcome { new, replaced, unchanged, rejected } = outcome;
     let expected = match report["dry_run"] == true {
-        true => [new, replaced, unchanged, rejected],
+        true => [new + replaced, replaced, unchanged, rejected],
         false => [new + replaced, 0, unchanged, rejected],
     };
     let counts = ["stored", "replaced", "unchanged", "rejected"].map(|name| report[name].as_u64());

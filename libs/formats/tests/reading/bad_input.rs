@@ -117,7 +117,7 @@ fn a_repeated_stamp_with_other_values_is_reported_with_both_lines() {
            2020-01-02T14:30:00Z,1,2,0.5,1.7,10\n2020-01-02T14:31:00Z,1,2,0.5,1.5,10\n";
     let (collected, outcome) = read_bytes(text.as_bytes(), &spec("a.csv"));
     let profile = &outcome.unwrap().profiles[0];
-    assert_eq!((profile.rows, profile.repeated, profile.conflicting), (4, 2, 1));
+    assert_eq!((profile.rows, profile.repeated, profile.conflicting), (4, 1, 1));
     assert_eq!((profile.conflicts[0].earlier_line, profile.conflicts[0].line), (2, 4));
     // All are handed over in file order: who stores them keeps the last.
     assert_eq!(collected.chunks[0].lines, [2, 3, 4, 5]);
@@ -341,4 +341,15 @@ fn json_that_is_too_long_is_not_called_truncated() {
     // Cut at the limit, it is no longer than it.
     let cut = &answer(most + 2)[..64 << 20];
     assert!(read_bytes(&gzip(cut.as_bytes()), &stated).1.unwrap_err().to_string().contains("ends early"));
+}
+
+/// Spreads and some futures have such prices, shares do not.
+#[test]
+fn prices_of_zero_and_below_are_kept_with_a_note() {
+    let text = HEADER.to_owned()
+        + "2020-04-20T18:00:00Z,1,1,0,1,10\n2020-04-20T18:01:00Z,-37,-36,-38,-37,10\n2020-04-20T18:02:00Z,1,2,0.5,1,10\n";
+    let (collected, outcome) = read_bytes(text.as_bytes(), &spec("a.csv"));
+    let detected = outcome.unwrap();
+    assert_eq!((collected.rows().len(), collected.bad.len(), detected.profiles[0].not_positive), (3, 0, 2));
+    assert!(detected.notes[0].starts_with("2 rows have a price of zero or below"), "{:?}", detected.notes);
 }

@@ -12,10 +12,13 @@ use market::{Timeframe, format_millis};
 use crate::data::{Collected, read_whole};
 
 fn packed(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
-    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    packed_batch(&RecordBatch::try_from_iter(columns).unwrap())
+}
+
+fn packed_batch(batch: &RecordBatch) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
-    writer.write(&batch).unwrap();
+    writer.write(batch).unwrap();
     writer.close().unwrap();
     bytes
 }
@@ -37,7 +40,7 @@ fn the_layouts_of_other_writers_are_read() {
     let mut columns = values();
     columns.push(("key", Arc::new(LargeStringArray::from(vec!["US|SPY", "US|QQQ"]))));
     let stamps = TimestampNanosecondArray::from(vec![Some(1_577_975_400_000_000_000), None]);
-    columns.push(("timestamp", Arc::new(stamps)));
+    columns.push(("timestamp", Arc::new(stamps.with_timezone("UTC"))));
     let spec = FileSpec {
         instrument: Some("US|OTHER".parse().unwrap()),
         timeframe: Some(Timeframe::M1),
@@ -53,13 +56,14 @@ fn the_layouts_of_other_writers_are_read() {
 }
 
 #[test]
-fn other_column_names_are_refused_by_the_one_that_is_missing() {
+fn other_column_names_are_refused_by_the_one_that_is_missing_and_those_that_are_there() {
     let mut columns = values();
     columns[3].0 = "last";
     columns.push(("date", Arc::new(TimestampNanosecondArray::from(vec![1, 2]))));
     let mut collected = Collected::default();
     let error = formats::read_bytes(&packed(columns), &FileSpec::new("a.parquet"), &mut collected).unwrap_err();
     assert!(error.to_string().contains("column 'close' is missing; a header of timestamp,open"), "{error}");
+    assert!(error.to_string().ends_with("the columns there are: open, high, low, last, volume, date"), "{error}");
     let mut columns = values();
     columns.push(("when", Arc::new(Int64Array::from(vec![1, 2]))));
     let error = formats::read_bytes(&packed(columns), &FileSpec::new("a.parquet"), &mut collected).unwrap_err();
@@ -87,6 +91,86 @@ fn opens(collected: &Collected) -> Vec<String> {
     collected.rows().iter().map(|row| format_millis(row.open_time)).collect()
 }
 
+/// Nothing is guessed, as of text: only where the file itself says its clock.
+#[test]
+fn stamps_without_a_zone_are_refused_until_one_is_given_or_the_file_says_its_own() {
+    let stamps = TimestampNanosecondArray::from(vec![1_577_975_400_000_000_000, 1_577_975_460_000_000_000]);
+    let mut columns = values();
+    columns.push(("Datetime", Arc::new(stamps)));
+    let spec = FileSpec { instrument: Some("US|SPY".parse().unwrap()), ..FileSpec::new("a.parquet") };
+    let mut collected = Collected::default();
+    let error = formats::read_bytes(&packed(columns.clone()), &spec, &mut collected).unwrap_err().to_string();
+    assert!(error.contains("column 'Datetime' have no zone: pass --zone, for example --zone"), "{error}");
+    assert!(collected.chunks.is_empty() && collected.bad.is_empty());
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    for (described, is_known) in [
+        (r#"{"name": "Datetime", "pandas_type": "datetimetz", "metadata": {"timezone": "America/New_York"}}"#, true),
+        (
+            r#"{"name": null, "field_name": "Datetime", "pandas_type": "datetimetz", "metadata": {"timezone": "UTC"}}"#,
+            true,
+        ),
+        (r#"{"name": "Datetime", "pandas_type": "datetime", "metadata": null}"#, false),
+        (r#"{"name": "open", "pandas_type": "datetimetz", "metadata": {"timezone": "UTC"}}"#, false),
+    ] {
+        let said = std::collections::HashMap::from([("pandas".to_owned(), format!(r#"{{"columns": [{described}]}}"#))]);
+        let schema = batch.schema().as_ref().clone().with_metadata(said);
+        let batch = batch.clone().with_schema(Arc::new(schema)).unwrap();
+        let mut collected = Collected::default();
+        let read = formats::read_bytes(&packed_batch(&batch), &spec, &mut collected);
+        assert_eq!(read.is_ok(), is_known, "{described}: {read:?}");
+        if is_known {
+            assert_eq!(opens(&collected), ["2020-01-02T14:30:00Z", "2020-01-02T14:31:00Z"]);
+        }
+    }
+}
+
+/// yfinance names its columns so, and has more of them than are used; other tools shout.
+#[test]
+fn columns_are_known_by_the_spellings_that_text_may_have() {
+    for names in [
+        ["Datetime", "Open", "High", "Low", "Close", "Volume"],
+        ["DATE TIME", "OPEN", "HIGH", "LOW", "CLOSE", "VOLUME"],
+        ["open_time", "open", "high", "low", "close", "volume"],
+    ] {
+        let price: ArrayRef = Arc::new(Float32Array::from(vec![1.5, 2.5]));
+        let stamps = TimestampMillisecondArray::from(vec![1_577_975_400_000, 1_577_975_460_000]).with_timezone("UTC");
+        let mut columns: Vec<(&str, ArrayRef)> = vec![("Adj Close", Arc::new(Int64Array::from(vec![7, 7])))];
+        columns.push((names[0], Arc::new(stamps)));
+        columns.extend(names[1..].iter().map(|name| (*name, Arc::clone(&price))));
+        columns.push(("Open Interest", Arc::new(Int64Array::from(vec![None, Some(3)]))));
+        // A second column of times, which is none of ours.
+        columns.push(("date", Arc::new(Int64Array::from(vec![1, 2]))));
+        let spec = FileSpec { instrument: Some("US|SPY".parse().unwrap()), ..FileSpec::new("a.parquet") };
+        let mut collected = Collected::default();
+        formats::read_bytes(&packed(columns), &spec, &mut collected).unwrap();
+        assert_eq!(opens(&collected), ["2020-01-02T14:30:00Z", "2020-01-02T14:31:00Z"], "{names:?}");
+        let row = &collected.rows()[1];
+        assert_eq!((row.close, row.volume, row.open_interest), (2.5, 2.5, Some(3.0)), "{names:?}");
+    }
+}
+
+#[test]
+fn columns_of_other_names_are_read_by_those_given() {
+    let named: formats::Columns = "timestamp=t,open=o,high=h,low=l,close=c,volume=v".parse().unwrap();
+    let spec = FileSpec { instrument: Some("US|SPY".parse().unwrap()), columns: named, ..FileSpec::new("a.parquet") };
+    let stamps = TimestampMillisecondArray::from(vec![1_577_975_400_000, 1_577_975_460_000]).with_timezone("UTC");
+    let mut columns = values();
+    for (column, name) in columns.iter_mut().zip(["o", "h", "l", "c", "v"]) {
+        column.0 = name;
+    }
+    columns.push(("t", Arc::new(stamps)));
+    let text = "t,v,o,h,l,c\n2020-01-02T14:30:00Z,10,1.5,1.5,1.5,1.5\n2020-01-02T14:31:00Z,20,2.5,2.5,2.5,2.5\n";
+    for bytes in [packed(columns), text.as_bytes().to_vec()] {
+        let mut collected = Collected::default();
+        formats::read_bytes(&bytes, &spec, &mut collected).unwrap();
+        assert_eq!(opens(&collected), ["2020-01-02T14:30:00Z", "2020-01-02T14:31:00Z"]);
+        assert_eq!((collected.rows()[1].close, collected.rows()[1].volume), (2.5, 20.0));
+        // Without the names the missing one is told.
+        let unnamed = FileSpec { columns: Default::default(), ..spec.clone() };
+        assert!(formats::read_bytes(&bytes, &unnamed, &mut collected).is_err());
+    }
+}
+
 #[test]
 fn stamps_without_a_zone_are_wall_times_of_the_one_given() {
     let wall = |texts: &[&str]| {
@@ -107,7 +191,7 @@ fn stamps_without_a_zone_are_wall_times_of_the_one_given() {
     let bad: Vec<(u64, bool)> =
         read.bad.iter().map(|bad| (bad.line, bad.reason.contains("the clocks are changed"))).collect();
     assert_eq!(bad, [(3, true), (4, true)]);
-    // Nobody said another zone than UTC; or the stamps have theirs, and are instants.
+    // The zone is UTC; or the stamps have theirs, and are instants.
     let utc = [
         "2020-01-02T09:30:00Z",
         "2020-01-02T09:31:00Z",
@@ -115,7 +199,7 @@ fn stamps_without_a_zone_are_wall_times_of_the_one_given() {
         "2020-11-01T01:30:00Z",
         "2020-07-02T09:30:00Z",
     ];
-    assert_eq!(opens(&stamped(Arc::new(minutes.clone()), Some(Timeframe::M1), None)), utc);
+    assert_eq!(opens(&stamped(Arc::new(minutes.clone()), Some(Timeframe::M1), Some("UTC"))), utc);
     assert_eq!(opens(&stamped(Arc::new(minutes.with_timezone("UTC")), Some(Timeframe::M1), zone)), utc);
     // A day is the one on the wall, east and west of Greenwich.
     for zone in ["America/New_York", "Asia/Kolkata"] {
@@ -134,7 +218,8 @@ fn a_row_without_a_key_is_refused_and_the_others_read() {
     }
     columns.push(("key", Arc::new(LargeStringArray::from(vec![Some("US|SPY"), None, Some(""), Some("US|QQQ")]))));
     let stamps = (0..4).map(|row| 1_577_975_400_000 + row * 60_000);
-    columns.push(("timestamp", Arc::new(TimestampMillisecondArray::from_iter_values(stamps))));
+    let stamps = TimestampMillisecondArray::from_iter_values(stamps).with_timezone("UTC");
+    columns.push(("timestamp", Arc::new(stamps)));
     let spec = FileSpec { timeframe: Some(Timeframe::M1), ..FileSpec::new("a.parquet") };
     let mut collected = Collected::default();
     formats::read_bytes(&packed(columns), &spec, &mut collected).unwrap();
@@ -149,7 +234,7 @@ fn a_row_without_a_key_is_refused_and_the_others_read() {
 fn stamps_centuries_away_are_refused_and_say_nothing_of_the_timeframe() {
     let stamps = [i64::MIN / 60_000 * 60_000, 1_577_975_400_000, i64::MAX / 60_000 * 60_000, 1_577_975_460_000];
     let stamps = |count: usize| Arc::new(TimestampMillisecondArray::from_iter_values(stamps.into_iter().take(count)));
-    for zone in [None, Some("Asia/Kolkata")] {
+    for zone in [Some("UTC"), Some("Asia/Kolkata")] {
         let read = stamped(stamps(4), None, zone);
         assert_eq!((read.chunks[0].timeframe, read.rows().len()), (Timeframe::M1, 2));
         let bad: Vec<(u64, bool)> =
@@ -198,11 +283,20 @@ fn a_list_of_billions_in_a_footer_is_refused_at_once() {
     assert!(asked.elapsed() < std::time::Duration::from_secs(2), "{:?}", asked.elapsed());
 }
 
+/// Columns of a hundred candles; the first of the file is the open.
+fn hundred_rows() -> Vec<(&'static str, ArrayRef)> {
+    let price: ArrayRef = Arc::new(Float32Array::from(vec![1.5; 100]));
+    let mut columns = ["open", "high", "low", "close", "volume"].map(|name| (name, Arc::clone(&price))).to_vec();
+    let stamps = TimestampMillisecondArray::from_iter_values((0..100).map(|row| 1_577_975_400_000 + row * 60_000));
+    columns.push(("timestamp", Arc::new(stamps.with_timezone("UTC"))));
+    columns
+}
+
 /// The same claim in the header of a page, put where the header of the first page was.
 #[test]
 fn a_list_of_billions_in_a_page_header_is_refused_at_once() {
     for kind in [0xf1, 0xf2, 0xf7, 0xfd] {
-        let mut bytes = packed(vec![("open", Arc::new(Float32Array::from(vec![1.5; 100])) as ArrayRef)]);
+        let mut bytes = packed(hundred_rows());
         bytes[4..11].copy_from_slice(&[0xf9, kind, 0xff, 0xff, 0xff, 0xff, 0x07]);
         let asked = std::time::Instant::now();
         let error = formats::read_bytes(&bytes, &FileSpec::new("a.parquet"), &mut Collected::default()).unwrap_err();

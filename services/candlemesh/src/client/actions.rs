@@ -6,7 +6,9 @@ use anyhow::{Context, Result, ensure};
 use market::{ActionKind, ActionTerms, CorporateAction, Date, InstrumentKey};
 use proto::convert;
 use proto::ingestion::ingestion_service_client::IngestionServiceClient;
-use proto::ingestion::{DeleteCorporateActionRequest, ListCorporateActionsRequest, PutCorporateActionsRequest};
+use proto::ingestion::{
+    DeleteCorporateActionRequest, ListCorporateActionsRequest, PutCorporateActionsRequest, PutCorporateActionsResponse,
+};
 
 use super::Connection;
 use super::query::print_json;
@@ -14,6 +16,10 @@ use crate::output::say_line;
 
 /// Actions of one call; the server takes no more.
 const MAX_ACTIONS: usize = 10_000;
+/// Actions of a file: half a century of dividends of five thousand shares.
+const MAX_FILE_ACTIONS: usize = 1_000_000;
+/// Columns of a file of actions.
+const COLUMNS: [&str; 6] = ["instrument_key", "ex_date", "kind", "from", "to", "amount"];
 
 /// `actions`' subcommands.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -68,14 +74,13 @@ pub async fn run(connection: &Connection, command: &ActionsCommand) -> Result<()
     let explain = |status| connection.explain(status);
     match command {
         ActionsCommand::Put(args) => {
-            let actions = args.actions()?;
-            let actions = actions.iter().map(|(key, action)| convert::wire_action(key, action)).collect();
-            let request = PutCorporateActionsRequest { actions };
-            let answer = client.put_corporate_actions(request).await.map_err(explain)?.into_inner();
+            let (stored, unchanged) = put(connection, &args.actions()?).await?;
             if args.json {
+                let count = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+                let answer = PutCorporateActionsResponse { stored: count(stored), unchanged: count(unchanged) };
                 return print_json(&answer, "candlemesh.ingestion.v1.PutCorporateActionsResponse");
             }
-            say_line!("{} stored, {} unchanged", answer.stored, answer.unchanged);
+            say_line!("{stored} stored, {unchanged} unchanged");
         }
         ActionsCommand::List { instrument, json } => {
             let request = ListCorporateActionsRequest { instrument_key: instrument.to_string() };
@@ -104,6 +109,38 @@ pub async fn run(connection: &Connection, command: &ActionsCommand) -> Result<()
     Ok(())
 }
 
+/// Puts actions, in as many calls as it takes. Returns how many were new or differed, and how many were there.
+pub(super) async fn put(connection: &Connection, actions: &[(InstrumentKey, CorporateAction)]) -> Result<(u64, u64)> {
+    let mut client = IngestionServiceClient::new(connection.channel()?);
+    let (mut stored, mut unchanged) = (0, 0);
+    for part in actions.chunks(MAX_ACTIONS) {
+        let actions = part.iter().map(|(key, action)| convert::wire_action(key, action)).collect();
+        let answer = client.put_corporate_actions(PutCorporateActionsRequest { actions }).await;
+        let answer = answer.map_err(|status| connection.explain(status))?.into_inner();
+        stored += u64::from(answer.stored);
+        unchanged += u64::from(answer.unchanged);
+    }
+    Ok((stored, unchanged))
+}
+
+/// Writes a file of actions, as [`read`] reads it.
+pub(super) fn write(path: &Path, actions: &[(InstrumentKey, CorporateAction)]) -> Result<()> {
+    let mut writer = csv::Writer::from_path(path)?;
+    writer.write_record(COLUMNS)?;
+    for (key, action) in actions {
+        // The shortest decimals that read back to the same numbers.
+        let [kind, from, to, amount] = match action.terms {
+            ActionTerms::Split { from, to } => ["split".to_owned(), from.to_string(), to.to_string(), String::new()],
+            ActionTerms::Dividend { amount } => {
+                ["dividend".to_owned(), String::new(), String::new(), amount.to_string()]
+            }
+        };
+        writer.write_record([key.as_str(), &action.ex_date.to_string(), &kind, &from, &to, &amount])?;
+    }
+    writer.flush()?;
+    Ok(())
+}
+
 fn words(action: &CorporateAction) -> String {
     match action.terms {
         ActionTerms::Split { from, to } => format!("split     {to} for {from}"),
@@ -114,7 +151,9 @@ fn words(action: &CorporateAction) -> String {
 impl PutArgs {
     fn actions(&self) -> Result<Vec<(InstrumentKey, CorporateAction)>> {
         if let Some(path) = &self.file {
-            return read(path).with_context(|| path.display().to_string());
+            let actions = read(path).with_context(|| path.display().to_string())?;
+            ensure!(!actions.is_empty(), "{}: holds no actions", path.display());
+            return Ok(actions);
         }
         let terms = match (self.split, self.dividend) {
             (Some((from, to)), None) => ActionTerms::Split { from, to },
@@ -127,17 +166,17 @@ impl PutArgs {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<(InstrumentKey, CorporateAction)>> {
+/// Reads a file of actions.
+pub(super) fn read(path: &Path) -> Result<Vec<(InstrumentKey, CorporateAction)>> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_path(path)?;
     let header = reader.headers()?.clone();
     let mut actions = Vec::new();
     for (index, record) in reader.records().enumerate() {
-        ensure!(index < MAX_ACTIONS, "more than {MAX_ACTIONS} actions; split the file");
+        ensure!(index < MAX_FILE_ACTIONS, "more than {MAX_FILE_ACTIONS} actions; split the file");
         let record = record?;
         let line = record.position().map_or(0, csv::Position::line);
         actions.push(action(&header, &record).with_context(|| format!("line {line}"))?);
     }
-    ensure!(!actions.is_empty(), "holds no actions");
     Ok(actions)
 }
 
@@ -181,7 +220,11 @@ mod tests {
         assert!(refused(&format!("{head}{rows}US|AAPL,2014-08-07,bonus,,,1\n")).starts_with("line 4: kind"));
         assert!(refused(&format!("{head}US|AAPL,2014-08-07,dividend,,,x\n")).contains("'x' is not a number"));
         assert!(refused("instrument_key,kind\nUS|AAPL,split\n").contains("no column"));
-        assert!(refused(head).contains("no actions"));
+        assert_eq!(parse(head).unwrap(), []);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("again.csv");
+        write(&path, &actions).unwrap();
+        assert_eq!(read(&path).unwrap(), actions);
         assert_eq!(split_ratio("1:7"), Ok((1.0, 7.0)));
         assert!(split_ratio("7").is_err());
     }

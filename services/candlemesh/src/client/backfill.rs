@@ -113,7 +113,7 @@ pub async fn run(connection: &Connection, command: &BackfillCommand) -> Result<E
     let client = BackfillServiceClient::new(connection.channel()?).max_decoding_message_size(mesh::MAX_MESSAGE_BYTES);
     let mut jobs = Jobs { client, connection };
     let explain = |status| connection.explain(status);
-    let (job, json) = match command {
+    let (job, json, asked) = match command {
         BackfillCommand::Start(args) => return jobs.start(args).await,
         BackfillCommand::List { json } => {
             jobs.list(*json).await?;
@@ -123,19 +123,33 @@ pub async fn run(connection: &Connection, command: &BackfillCommand) -> Result<E
         BackfillCommand::Watch { id, json } => return jobs.watch(id, *json).await,
         BackfillCommand::Pause { id, json } => {
             let request = PauseBackfillRequest { backfill_id: id.clone() };
-            (jobs.client.pause_backfill(request).await.map_err(explain)?.into_inner().backfill, *json)
+            let job = jobs.client.pause_backfill(request).await.map_err(explain)?.into_inner().backfill;
+            (job, *json, Some(BackfillState::Paused))
         }
         BackfillCommand::Resume { id, json } => {
             let request = ResumeBackfillRequest { backfill_id: id.clone() };
-            (jobs.client.resume_backfill(request).await.map_err(explain)?.into_inner().backfill, *json)
+            (jobs.client.resume_backfill(request).await.map_err(explain)?.into_inner().backfill, *json, None)
         }
         BackfillCommand::Cancel { id, json } => {
             let request = CancelBackfillRequest { backfill_id: id.clone() };
-            (jobs.client.cancel_backfill(request).await.map_err(explain)?.into_inner().backfill, *json)
+            let job = jobs.client.cancel_backfill(request).await.map_err(explain)?.into_inner().backfill;
+            (job, *json, Some(BackfillState::Cancelled))
         }
     };
-    print_job(&job.unwrap_or_default(), json)?;
+    let job = job.unwrap_or_default();
+    print_job(&job, json)?;
+    if let (false, Some(note)) = (json, asked.and_then(|asked| still_running(&job, asked))) {
+        say_line!("  {note}");
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is said of a job that is asked to stop and has not yet.
+fn still_running(job: &Backfill, asked: BackfillState) -> Option<String> {
+    let (id, asked) = (&job.backfill_id, state(asked));
+    (job.state() == BackfillState::Running).then(|| {
+        format!("asked to be {asked}: it will be after the rows under way; see: candlemesh backfill show {id}")
+    })
 }
 
 impl Jobs<'_> {
@@ -330,5 +344,20 @@ fn print_file(file: &BackfillFile) {
     }
     if !file.error.is_empty() {
         say_line!("    {}", file.error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_asked_to_stop_says_so_until_it_has() {
+        let job =
+            |state: BackfillState| Backfill { backfill_id: "b1".into(), state: state.into(), ..Default::default() };
+        let note = still_running(&job(BackfillState::Running), BackfillState::Paused).unwrap();
+        assert!(note.starts_with("asked to be paused: ") && note.ends_with("backfill show b1"), "{note}");
+        assert_eq!(still_running(&job(BackfillState::Paused), BackfillState::Paused), None);
+        assert_eq!(still_running(&job(BackfillState::Cancelled), BackfillState::Cancelled), None);
     }
 }

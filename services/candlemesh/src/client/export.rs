@@ -6,6 +6,7 @@
 mod file;
 mod manifest;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,29 +16,30 @@ use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Criteria, FlightDescriptor, FlightEndpoint};
+use formats::ACTIONS_NAME;
 use futures::TryStreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use market::{InstrumentKey, TimeRange, Timeframe};
 use mesh::flight::ListCriteria;
 use mesh::source::status_of_answer;
 use prost::Message;
-use proto::convert::wire_range;
-use proto::ingestion::GetCoverageRequest;
+use proto::convert::{self, wire_range};
 use proto::ingestion::ingestion_service_client::IngestionServiceClient;
+use proto::ingestion::{GetCoverageRequest, GetInstrumentRequest, ListCorporateActionsRequest};
 use proto::wire::frame_ticket::Frame;
-use proto::wire::{CandlesTicket, FrameTicket, StoredCandlesTicket};
+use proto::wire::{CandlesTicket, FrameTicket, Instrument, StoredCandlesTicket};
 use serde::Serialize;
 
 pub use self::file::Format;
 use self::file::Writer;
 use self::manifest::{Manifest, Row};
-use super::{Channel, Connection};
+use super::{Channel, Connection, RangeArgs, actions};
 use crate::output::say_line;
 
 /// `export`'s arguments.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct ExportArgs {
-    /// A folder, or the one file to write.
+    /// A folder, or the one file to write: a name that ends in .parquet, .csv or .csv.gz.
     #[arg(long)]
     pub out: PathBuf,
     /// parquet, csv or csv.gz; default: by the name of the file, else parquet.
@@ -52,12 +54,8 @@ pub struct ExportArgs {
     /// Aggregated candles of this width; default: the candles as they are stored, one file per stored timeframe.
     #[arg(long)]
     pub timeframe: Option<Timeframe>,
-    /// First instant, for example 2016-08-16T03:45:00Z or 2016-08-16.
-    #[arg(long)]
-    pub from: Option<String>,
-    /// End, not included.
-    #[arg(long)]
-    pub to: Option<String>,
+    #[command(flatten)]
+    pub range: RangeArgs,
     /// Revision to repeat, of the one instrument that is exported.
     #[arg(long)]
     pub revision: Option<u64>,
@@ -76,6 +74,8 @@ pub struct Report {
     pub rows: u64,
     /// Files of an earlier export that were kept.
     pub kept: u64,
+    /// Splits and dividends written beside the files of a folder.
+    pub actions: u64,
 }
 
 /// A file that is complete.
@@ -102,7 +102,11 @@ pub async fn run(connection: &Connection, args: &ExportArgs) -> Result<ExitCode>
         true => say_line!("{}", serde_json::to_string_pretty(&report)?),
         false => {
             let kept = if report.kept == 0 { String::new() } else { format!(", {} files kept", report.kept) };
-            say_line!("{} files, {} candles{kept}", report.files.len(), report.rows);
+            let actions = match report.actions {
+                0 => String::new(),
+                count => format!(", {count} splits and dividends"),
+            };
+            say_line!("{} files, {} candles{actions}{kept}", report.files.len(), report.rows);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -112,7 +116,7 @@ pub async fn run(connection: &Connection, args: &ExportArgs) -> Result<ExitCode>
 ///
 /// Errors: nothing to export, or the first failure; what was completed before it stays, and the error says how to go on.
 pub async fn export(connection: &Connection, args: &ExportArgs) -> Result<Report> {
-    let exporter = Exporter { connection, channel: connection.channel()?, args, range: range(args)? };
+    let exporter = Exporter { connection, channel: connection.channel()?, args, range: args.range.range()? };
     let jobs = exporter.jobs().await?;
     ensure!(!jobs.is_empty(), "there are no candles to export; `candlemesh load` stores some");
     let of_one = jobs.windows(2).all(|pair| pair[0].key == pair[1].key);
@@ -122,18 +126,13 @@ pub async fn export(connection: &Connection, args: &ExportArgs) -> Result<Report
     );
     match Format::of_name(&args.out) {
         Some(named) if !args.out.is_dir() => exporter.one(&jobs, named).await,
+        None if args.out.extension().is_some() && !args.out.is_dir() => bail!(
+            "{} is neither a folder nor a file of a known kind; name a file that ends in .parquet, .csv or .csv.gz, or a folder \
+             that is there or has no dot in its name",
+            args.out.display()
+        ),
         _ => exporter.folder(&jobs).await,
     }
-}
-
-fn range(args: &ExportArgs) -> Result<TimeRange> {
-    let instant = |text: &str| match text.len() {
-        10 => market::parse_millis(&format!("{text}T00:00:00Z")),
-        _ => market::parse_millis(text),
-    };
-    let from = args.from.as_deref().map(instant).transpose().context("--from")?;
-    let to = args.to.as_deref().map(instant).transpose().context("--to")?;
-    Ok(TimeRange::new(from.unwrap_or(TimeRange::ALL.start()), to.unwrap_or(TimeRange::ALL.end()))?)
 }
 
 struct Exporter<'a> {
@@ -229,7 +228,7 @@ impl Exporter<'_> {
         let info = self.info(job).await?;
         let exported = self.file(job, info, out, format, &progress).await?;
         progress.finish_and_clear();
-        Ok(Report { rows: exported.rows, files: vec![exported], kept: 0 })
+        Ok(Report { rows: exported.rows, files: vec![exported], ..Report::default() })
     }
 
     /// A file per frame, and the manifest.
@@ -239,19 +238,24 @@ impl Exporter<'_> {
         let mut manifest = Manifest::begin(folder, self.args.resume)?;
         let progress = self.progress();
         let mut report = Report::default();
+        let mut known: BTreeMap<InstrumentKey, Instrument> = BTreeMap::new();
         for (done, job) in jobs.iter().enumerate() {
             let name = file::name(&job.key, job.timeframe, format);
             progress.set_message(format!("{} {}", job.key, job.timeframe));
             let outcome = async {
                 let info = self.info(job).await?;
-                let row = |rows| Row::new(&name, &job.key, job.timeframe, rows, info.revision, self.range);
+                if !known.contains_key(&job.key) {
+                    known.insert(job.key.clone(), self.instrument(&job.key).await?);
+                }
+                let instrument = &known[&job.key];
+                let (revision, path) = (info.revision, folder.join(&name));
+                let row = |rows| Row::new(&name, instrument, job.timeframe, rows, revision, self.range);
                 if manifest.holds(&row(0)) {
                     report.kept += 1;
                     return Ok(());
                 }
-                let (revision, path) = (info.revision, folder.join(&name));
                 let exported = self.file(job, info, &path, format, &progress).await?;
-                manifest.add(&Row::new(&name, &job.key, job.timeframe, exported.rows, revision, self.range))?;
+                manifest.add(&row(exported.rows))?;
                 report.rows += exported.rows;
                 report.files.push(exported);
                 Ok::<(), anyhow::Error>(())
@@ -264,8 +268,42 @@ impl Exporter<'_> {
                 )
             })?;
         }
+        report.actions = self.actions(folder, known.keys()).await?;
         progress.finish_and_clear();
         Ok(report)
+    }
+
+    /// What is known of an instrument.
+    async fn instrument(&self, key: &InstrumentKey) -> Result<Instrument> {
+        let mut client = IngestionServiceClient::new(self.channel.clone());
+        let answer = client.get_instrument(GetInstrumentRequest { instrument_key: key.to_string() }).await;
+        let answer = answer.map_err(|status| self.connection.explain(status))?;
+        answer.into_inner().instrument.context("an answer without the instrument")
+    }
+
+    /// Writes the splits and dividends of instruments, where there are any. Returns how many.
+    async fn actions(&self, folder: &Path, keys: impl Iterator<Item = &InstrumentKey>) -> Result<u64> {
+        let mut client = IngestionServiceClient::new(self.channel.clone());
+        let mut found = Vec::new();
+        for key in keys {
+            let request = ListCorporateActionsRequest { instrument_key: key.to_string() };
+            let answer = client.list_corporate_actions(request).await;
+            for message in &answer.map_err(|status| self.connection.explain(status))?.into_inner().actions {
+                found.push(convert::corporate_action("action", message)?);
+            }
+        }
+        let path = folder.join(ACTIONS_NAME);
+        if found.is_empty() {
+            // Those of an earlier export, which were deleted since.
+            if path.exists() {
+                std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
+            }
+            return Ok(0);
+        }
+        let part = folder.join(format!(".{ACTIONS_NAME}.part"));
+        actions::write(&part, &found).with_context(|| part.display().to_string())?;
+        std::fs::rename(&part, &path).with_context(|| path.display().to_string())?;
+        Ok(found.len() as u64)
     }
 
     fn progress(&self) -> ProgressBar {

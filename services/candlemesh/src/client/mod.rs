@@ -126,10 +126,10 @@ pub async fn with_deadline<F: Future>(deadline: Duration, call: F) -> F::Output 
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct RangeArgs {
     /// First instant, for example 2016-08-16T03:45:00Z or 2016-08-16.
-    #[arg(long)]
+    #[arg(long, alias = "from")]
     pub start: Option<String>,
     /// End, not included.
-    #[arg(long)]
+    #[arg(long, alias = "to")]
     pub end: Option<String>,
 }
 

@@ -12,8 +12,9 @@ use market::{Candle, InstrumentKey, Millis, TimeRange, Timeframe};
 use proto::aggregation::GetCandlesRequest;
 use proto::convert;
 use proto::ingestion::ingestion_service_client::IngestionServiceClient;
-use proto::ingestion::{CandleBatch, PutCandleBatchesRequest};
+use proto::ingestion::{CandleBatch, PutCandleBatchesRequest, PutCandleBatchesResponse};
 use tokio::time::Instant;
+use tonic::{Code, Status};
 
 use super::{Channel, Connection, RangeArgs, query, with_deadline};
 use crate::output::say_line;
@@ -29,11 +30,18 @@ const MAX_COPIES: u32 = 10_000;
 const READ_MS: Millis = 31 * 24 * 60 * MINUTE_MS;
 /// Time given to one call.
 const DEADLINE: Duration = Duration::from_secs(60);
+/// What to do after a feed that broke off.
+const RERUN: &str = "feeding the same minutes again is safe";
 /// Accepted speeds: at the slowest a minute takes most of a day, and the longest feed's last minute is still a time.
 const SPEEDS: RangeInclusive<f64> = 1e-3..=1e6;
 /// Lag from which it is reported, and how often.
 const REPORTED_LAG: Duration = Duration::from_secs(1);
 const REPORT_EVERY: Duration = Duration::from_secs(5);
+/// Between attempts at a call that failed: at first, and at most. Shorter than what a server needs to start is of no use.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Accepted times to go on without a server, in seconds: a day is a feed left running over a night.
+const RETRY_SECONDS: RangeInclusive<u64> = 0..=86_400;
 
 /// `replay`'s arguments.
 #[derive(Debug, Clone, clap::Args)]
@@ -58,6 +66,9 @@ pub struct ReplayArgs {
     /// Feed each instrument so many times, under the codes CODE, CODE#2, CODE#3 and so on.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_COPIES)))]
     pub instruments: u32,
+    /// Seconds to try again for when the server goes away in the middle, for example because it is restarted; 0: not at all.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(RETRY_SECONDS))]
+    pub retry_for: u64,
     /// Report as JSON.
     #[arg(long)]
     pub json: bool,
@@ -95,6 +106,8 @@ pub struct Report {
     pub seconds: f64,
     /// How far the slowest minute came behind its time; 0 at full speed, which has none.
     pub longest_lag_seconds: f64,
+    /// Calls that were made again, because the server was away.
+    pub retries: u64,
     /// Of the calls that store a minute, from sending to acknowledgement.
     pub put_median_ms: f64,
     pub put_slowest_ms: f64,
@@ -124,6 +137,9 @@ pub async fn run(connection: &Connection, args: &ReplayArgs) -> Result<()> {
         report.put_slowest_ms,
         report.longest_lag_seconds
     );
+    if report.retries > 0 {
+        say_line!("the server was away meanwhile: {} calls were made again", report.retries);
+    }
     Ok(())
 }
 
@@ -317,14 +333,57 @@ async fn put(
         }
         at = end;
         report.candles += batches.len() as u64;
-        let answer = with_deadline(DEADLINE, client.put_candle_batches(PutCandleBatchesRequest { batches })).await;
-        for outcome in answer.map_err(|status| connection.explain(status))?.into_inner().outcomes {
+        let request = PutCandleBatchesRequest { batches };
+        for outcome in put_again(connection, client, args, request, report).await?.outcomes {
             report.stored += outcome.stored;
             report.unchanged += outcome.unchanged;
             report.rejected += outcome.rejected.len() as u64;
         }
     }
     Ok(())
+}
+
+/// Stores a call's candles, again where the server was away: what an unanswered call has stored already is unchanged then.
+async fn put_again(
+    connection: &Connection,
+    client: &mut IngestionServiceClient<Channel>,
+    args: &ReplayArgs,
+    request: PutCandleBatchesRequest,
+    report: &mut Report,
+) -> Result<PutCandleBatchesResponse> {
+    let (until, mut wait) = (Instant::now() + Duration::from_secs(args.retry_for), FIRST_WAIT);
+    loop {
+        let status = match with_deadline(DEADLINE, client.put_candle_batches(request.clone())).await {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(status) => status,
+        };
+        // A server that never answered is not there; one that did may come back.
+        let has_answered = report.stored + report.unchanged + report.rejected > 0;
+        if !has_answered || !may_return(&status) || Instant::now() + wait > until {
+            let fed = format!("{} minutes are stored; {RERUN}", report.minutes);
+            return Err(connection.explain(status).context(fed));
+        }
+        eprintln!("candlemesh: {}; trying again in {wait:?}", status.message());
+        // Between half and all of it, so that many feeds do not come back at once.
+        tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..=1.0))).await;
+        wait = (wait * 2).min(LONGEST_WAIT);
+        report.retries += 1;
+    }
+}
+
+/// Whether the same call may succeed a little later.
+fn may_return(status: &Status) -> bool {
+    let returns = [
+        Code::Unavailable,
+        Code::DeadlineExceeded,
+        Code::Cancelled,
+        Code::Aborted,
+        Code::ResourceExhausted,
+        // What transports make of a broken connection.
+        Code::Unknown,
+        Code::Internal,
+    ];
+    returns.contains(&status.code())
 }
 
 #[cfg(test)]

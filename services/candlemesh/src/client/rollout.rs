@@ -49,7 +49,7 @@ pub async fn run(connection: &Connection, command: &RolloutCommand) -> Result<()
             if *json {
                 return print_json(&answer, "candlemesh.gateway.v1.SetRolloutShareResponse");
             }
-            answer.rollout.iter().for_each(print);
+            answer.rollout.iter().for_each(|rollout| say_line!("{}", set(rollout)));
         }
         RolloutCommand::Decide { instrument, json } => {
             let request = ExplainDecisionRequest { targeting_key: instrument.clone() };
@@ -71,6 +71,13 @@ pub async fn run(connection: &Connection, command: &RolloutCommand) -> Result<()
     Ok(())
 }
 
+/// What was set, of which service, and the flag that says so.
+fn set(rollout: &Rollout) -> String {
+    let Rollout { service, v2_percent, flag_key, generation, .. } = rollout;
+    let state = if rollout.enabled { "" } else { "; the kill switch is on, so V1 answers all of them" };
+    format!("{service}: V2 answers {v2_percent} % of the instruments (flag {flag_key}, generation {generation}){state}")
+}
+
 fn print(rollout: &Rollout) {
     let state = if rollout.enabled { "" } else { "  (kill switch on)" };
     say_line!(
@@ -80,4 +87,25 @@ fn print(rollout: &Rollout) {
         rollout.flag_key,
         rollout.generation
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_that_was_set_is_told_with_its_service_and_flag() {
+        let rollout = Rollout {
+            service: "indicator".into(),
+            flag_key: "use_gonum_indicators".into(),
+            v2_percent: 10.0,
+            enabled: true,
+            generation: 3,
+            ..Default::default()
+        };
+        assert_eq!(
+            set(&rollout),
+            "indicator: V2 answers 10 % of the instruments (flag use_gonum_indicators, generation 3)"
+        );
+    }
 }

@@ -74,10 +74,10 @@ fn shown(path: &str) -> String {
     path.chars().take(200).collect()
 }
 
-/// The files of a job, in the order of their paths: a file itself, or all below a folder but hidden ones and `except`.
+/// The files of a job, in the order of their paths: a file itself, or all below a folder but hidden ones and those of `except`.
 ///
 /// What is there but cannot be read is listed as failed, with the reason.
-pub(crate) fn list(folder: &Path, path: &str, except: Option<&Path>) -> Result<Vec<BackfillFileRecord>> {
+pub(crate) fn list(folder: &Path, path: &str, except: &[PathBuf]) -> Result<Vec<BackfillFileRecord>> {
     let start = resolve(folder, "path", path)?;
     let relative: PathBuf = Path::new(path).components().filter(|part| *part != Component::CurDir).collect();
     let mut found: Vec<(PathBuf, std::result::Result<Stamp, String>)> = Vec::new();
@@ -93,7 +93,7 @@ pub(crate) fn list(folder: &Path, path: &str, except: Option<&Path>) -> Result<V
 
 struct Walk<'a> {
     root: PathBuf,
-    except: Option<&'a Path>,
+    except: &'a [PathBuf],
     /// Folders walked already, by where they really are.
     seen: HashSet<PathBuf>,
     found: &'a mut Vec<(PathBuf, std::result::Result<Stamp, String>)>,
@@ -123,7 +123,7 @@ impl Walk<'_> {
             Ok(resolved) => resolved,
         };
         if !resolved.is_dir() {
-            return match self.except == Some(resolved.as_path()) {
+            return match self.except.contains(&resolved) {
                 true => Ok(()),
                 false => self.push(relative, stamp(&resolved)),
             };
@@ -182,7 +182,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     fn listed(folder: &Path, path: &str) -> Vec<(String, Option<String>)> {
-        list(folder, path, None).unwrap().into_iter().map(|file| (file.path, file.error)).collect()
+        list(folder, path, &[]).unwrap().into_iter().map(|file| (file.path, file.error)).collect()
     }
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(names("./a/"), ["a/b/c.parquet", "a/z.csv"]);
         assert_eq!(names("a/z.csv"), ["a/z.csv"]);
         let except = folder.path().canonicalize().unwrap().join("notes.txt");
-        assert_eq!(list(folder.path(), ".", Some(&except)).unwrap().len(), 3);
+        assert_eq!(list(folder.path(), ".", &[except]).unwrap().len(), 3);
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! file's new position. Whoever finds the first without the last does not know whether the candles were stored; it puts
 //! them again, which is safe, and counts them by comparing them with what was stored at that revision.
 
-use market::Millis;
+use std::sync::Arc;
+
+use market::{Calendar, InstrumentKey, Millis};
 use mesh::Fault;
 use mesh::clock::now;
 use mesh::fault::chain;
@@ -17,7 +19,7 @@ use super::reading::{self, Event, Piece, Taken};
 use super::report::{Reason, Report};
 use super::worker::{Held, Plan, Stop};
 use super::{Error, files};
-use crate::engine::{self, Batch, Outcome};
+use crate::engine::{self, Batch, Outcome, Rejected};
 
 /// Rows of backfills by outcome, as this process put them: `stored`, `unchanged` or `rejected`. Dry runs count nowhere.
 const ROWS_METRIC: &str = "candlemesh_backfill_rows_total";
@@ -39,6 +41,8 @@ struct Loading<'a> {
     held: &'a Held<'a>,
     file: BackfillFileRecord,
     report: Report,
+    /// Of the instrument, where the manifest says it.
+    calendar: Option<(InstrumentKey, Arc<Calendar>)>,
 }
 
 impl Held<'_> {
@@ -53,7 +57,8 @@ impl Held<'_> {
         let taken = Taken { candles: file.candles_taken, unreadable: file.unreadable_taken };
         let mut events = reading::start(spec.clone(), taken);
         let report = Report::of_json(&file.details_json);
-        let mut loading = Loading { held: self, file, report };
+        let calendar = calendar(plan, &spec);
+        let mut loading = Loading { held: self, file, report, calendar };
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
@@ -211,7 +216,7 @@ impl Loading<'_> {
         let revisions = engine.revisions(std::slice::from_ref(&chunk.instrument)).await?;
         let revision = revisions.first().copied().unwrap_or_default();
         if self.held.record.dry_run {
-            return Ok(engine.compare(batch(chunk), revision).await?);
+            return Ok(engine.compare(self.batch(chunk), revision).await?);
         }
         let mut counted = None;
         match self.file.pending_revision {
@@ -222,13 +227,24 @@ impl Loading<'_> {
                 self.held.persist_file(&self.file).await.map_err(Failure::Stop)?;
             }
         }
-        let outcome = engine.put(batch(chunk), now).await?;
+        let outcome = engine.put(self.batch(chunk), now).await?;
         Ok(counted.unwrap_or(outcome))
+    }
+
+    fn batch(&self, chunk: &Chunk) -> Batch {
+        let given = self.calendar.as_ref().filter(|(key, _)| *key == chunk.instrument);
+        Batch {
+            key: chunk.instrument.clone(),
+            timeframe: chunk.timeframe,
+            calendar: given.map(|(_, calendar)| Arc::clone(calendar)),
+            rows: chunk.rows.iter().copied().map(Some).collect(),
+            first_row: 0,
+        }
     }
 
     /// What a put of the chunk would have come to at a revision; nothing where that is no longer kept.
     async fn counted_at(&self, revision: u64, chunk: &Chunk) -> Result<Option<Outcome>, Failure> {
-        match self.held.backfills.engine.compare(batch(chunk), revision).await {
+        match self.held.backfills.engine.compare(self.batch(chunk), revision).await {
             Ok(outcome) => Ok(Some(outcome)),
             Err(engine::Error::Store(store::Error::Expired { .. } | store::Error::Invalid { .. })) => Ok(None),
             Err(error) => Err(error.into()),
@@ -242,25 +258,16 @@ fn passes(error: &engine::Error) -> bool {
         || matches!(error.code(), Code::Unavailable | Code::Aborted | Code::DeadlineExceeded)
 }
 
-fn batch(chunk: &Chunk) -> Batch {
-    Batch {
-        key: chunk.instrument.clone(),
-        timeframe: chunk.timeframe,
-        calendar: None,
-        rows: chunk.rows.iter().copied().map(Some).collect(),
-        first_row: 0,
-    }
+/// The calendar that the manifest gives the instrument of a file; nothing where the job is told another instrument.
+fn calendar(plan: &Plan, spec: &FileSpec) -> Option<(InstrumentKey, Arc<Calendar>)> {
+    let entry = plan.manifest.as_ref()?.find(&spec.path)?;
+    let calendar = Calendar::by_name(entry.calendar?).ok()?;
+    (spec.instrument.as_ref() == Some(&entry.instrument)).then(|| (entry.instrument.clone(), calendar))
 }
 
 /// Rejections by line, where the engine names rows of the chunk.
 fn reasons(outcome: &Outcome, chunk: &Chunk) -> Vec<Reason> {
     let line = |row: u64| usize::try_from(row).ok().and_then(|row| chunk.lines.get(row)).copied().unwrap_or_default();
-    let text = |reason: &str| {
-        let superseded = reason.strip_prefix("superseded by row ").and_then(|rest| rest.split_once(' '));
-        match superseded.and_then(|(row, rest)| Some((row.parse().ok()?, rest))) {
-            Some((row, rest)) => format!("superseded by line {} {rest}", line(row)),
-            None => reason.to_owned(),
-        }
-    };
-    outcome.rejected.iter().map(|rejected| Reason::new(line(rejected.row), text(&rejected.reason))).collect()
+    let reason = |rejected: &Rejected| Reason::new(line(rejected.row), formats::reason_by_line(&rejected.reason, line));
+    outcome.rejected.iter().map(reason).collect()
 }

@@ -15,14 +15,14 @@ pub(crate) struct Prepared {
     pub(crate) frame: Frame,
     /// Ascending by row.
     pub(crate) rejected: Vec<Rejected>,
-    /// Rows that a later row of the batch repeats to the bit.
+    /// Rows that the next one of their open time repeats to the bit.
     pub(crate) repeated: u64,
 }
 
 /// Checks, places, sorts and deduplicates rows in any order; `None` is a row without a readable open time.
 ///
-/// Of rows with one open time the last wins: earlier ones that equal it are `repeated`, those that differ are rejected. Rejections
-/// count rows from `first_row`.
+/// Of rows with one open time the last wins: earlier ones are `repeated` where the next one equals them, else rejected. So whoever
+/// reads the rows one by one counts the same. Rejections count rows from `first_row`.
 pub(crate) fn prepare(rows: &[Option<Candle>], first_row: u64, timeframe: Timeframe, calendar: &Calendar) -> Prepared {
     let mut placing = Placing { timeframe, calendar, day: None };
     let mut prepared = Prepared { frame: Frame::with_capacity(rows.len()), ..Prepared::default() };
@@ -45,12 +45,13 @@ pub(crate) fn prepare(rows: &[Option<Candle>], first_row: u64, timeframe: Timefr
 impl Prepared {
     /// Keeps the last of the rows of one open time.
     fn take_last(&mut self, rows: &[(u64, Candle)]) {
-        let Some(((winner, candle), earlier)) = rows.split_last() else { return };
-        for (row, superseded) in earlier {
-            if same_bits(superseded, candle) {
+        let Some((winner, candle)) = rows.last() else { return };
+        for pair in rows.windows(2) {
+            let [(row, superseded), (next, by)] = pair else { continue };
+            if same_bits(superseded, by) {
                 self.repeated += 1;
             } else {
-                let reason = format!("superseded by row {winner} with the same open_time");
+                let reason = format!("superseded by row {next} with the same open_time");
                 self.rejected.push(Rejected { row: *row, reason });
             }
         }
@@ -154,7 +155,7 @@ mod tests {
     fn the_last_row_of_an_open_time_wins_and_the_others_are_accounted_for() {
         let rows = [
             candle("2016-08-16T03:46:00Z", 2.0),
-            candle("2016-08-16T03:45:00Z", 5.0),
+            candle("2016-08-16T03:45:00Z", 1.0),
             candle("2016-08-16T03:45:00Z", 1.0),
             None,
             candle("2016-08-16T03:45:00Z", 5.0),

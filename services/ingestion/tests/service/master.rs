@@ -3,8 +3,8 @@
 use market::{Calendar, Candle, Frame, Timeframe};
 use proto::ingestion::quote_outcome::Outcome;
 use proto::ingestion::{
-    DeleteGroupRequest, GetGroupRequest, GetQuotesRequest, Group, ListGroupsRequest, ListInstrumentsRequest,
-    PutGroupRequest, PutInstrumentRequest, Quote,
+    DeleteGroupRequest, GetGroupRequest, GetInstrumentRequest, GetQuotesRequest, Group, ListGroupsRequest,
+    ListInstrumentsRequest, PutGroupRequest, PutInstrumentRequest, Quote,
 };
 use proto::wire::{Instrument, ItemError};
 use store::Stores;

@@ -6,10 +6,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use market::{InstrumentKey, TimeRange, Timeframe, format_millis};
+use formats::MANIFEST_NAME;
+use market::{TimeRange, Timeframe, format_millis};
+use proto::wire::Instrument;
 use serde::{Deserialize, Serialize};
-
-const NAME: &str = "manifest.csv";
 
 /// A complete file. `from` and `to` are empty where the export had no such bound.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,12 +21,21 @@ pub(super) struct Row {
     revision: u64,
     from: String,
     to: String,
+    calendar: String,
+    symbol: String,
+    exchange: String,
+    currency: String,
+    /// Empty where it is unknown.
+    tick_size: String,
 }
+
+/// The row's fields, in order.
+const HEADER: &[u8] = b"file,key,interval,rows,revision,from,to,calendar,symbol,exchange,currency,tick_size\n";
 
 impl Row {
     pub(super) fn new(
         file: &str,
-        key: &InstrumentKey,
+        instrument: &Instrument,
         timeframe: Timeframe,
         rows: u64,
         revision: u64,
@@ -35,12 +44,17 @@ impl Row {
         let bound = |at, open| if at == open { String::new() } else { format_millis(at) };
         Row {
             file: file.to_owned(),
-            key: key.to_string(),
+            key: instrument.instrument_key.clone(),
             interval: timeframe.to_string(),
             rows,
             revision,
             from: bound(range.start(), TimeRange::ALL.start()),
             to: bound(range.end(), TimeRange::ALL.end()),
+            calendar: instrument.calendar.clone(),
+            symbol: instrument.name.clone(),
+            exchange: instrument.exchange.clone(),
+            currency: instrument.currency.clone(),
+            tick_size: if instrument.tick_size == 0.0 { String::new() } else { instrument.tick_size.to_string() },
         }
     }
 }
@@ -57,15 +71,15 @@ impl Manifest {
     ///
     /// Errors: a manifest is there and the export is not a resumed one: its files would be mixed with others.
     pub(super) fn begin(folder: &Path, resume: bool) -> Result<Manifest> {
-        let path = folder.join(NAME);
+        let path = folder.join(MANIFEST_NAME);
         if path.exists() && !resume {
             bail!("{} is there already; continue that export with --resume, or name another folder", path.display());
         }
         let earlier = if path.exists() { complete(folder, &path)? } else { Vec::new() };
         // Written anew, so that a line that was cut off is not continued.
-        let part = folder.join(format!(".{NAME}.part"));
+        let part = folder.join(format!(".{MANIFEST_NAME}.part"));
         let mut file = File::create(&part).with_context(|| part.display().to_string())?;
-        file.write_all(b"file,key,interval,rows,revision,from,to\n")?;
+        file.write_all(HEADER)?;
         for row in &earlier {
             file.write_all(&line(row)?)?;
         }
@@ -83,7 +97,7 @@ impl Manifest {
     /// Adds a file that is complete. A line for a file of that name from an earlier export is outdone by the later one.
     pub(super) fn add(&mut self, row: &Row) -> Result<()> {
         let written = line(row).and_then(|line| Ok(self.file.write_all(&line)?));
-        written.with_context(|| self.folder.join(NAME).display().to_string())
+        written.with_context(|| self.folder.join(MANIFEST_NAME).display().to_string())
     }
 }
 

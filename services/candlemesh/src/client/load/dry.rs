@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use arrow_flight::Ticket;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
@@ -14,20 +14,20 @@ use indicatif::ProgressBar;
 use market::{Calendar, Candle, InstrumentKey, Millis, TimeRange, Timeframe, format_millis};
 use mesh::source::status_of_answer;
 use prost::Message;
-use proto::ingestion::GetInstrumentRequest;
-use proto::ingestion::ingestion_service_client::IngestionServiceClient;
 use proto::wire::{FrameTicket, StoredCandlesTicket, frame_ticket};
 use tonic::Code;
 
+use super::master::Masters;
 use super::reading::{Event, reading};
 use super::report::FileReport;
+use super::sessions::Sessions;
 use crate::client::{Channel, Connection};
 
 /// Compares files with what is stored; stores nothing.
 pub(super) struct DryRun<'a> {
     pub(super) connection: Connection,
     pub(super) channel: Channel,
-    pub(super) calendar: Option<&'a str>,
+    pub(super) masters: Masters<'a>,
     /// Instruments met so far.
     pub(super) known: HashMap<InstrumentKey, Known>,
 }
@@ -48,21 +48,24 @@ impl DryRun<'_> {
         progress: &ProgressBar,
     ) -> Result<()> {
         let mut events = reading(spec.clone());
+        let mut sessions = Sessions::default();
         while let Some(event) = events.recv().await {
             match event {
                 Event::BadRow(row) => report.reject(row.line, row.reason),
                 Event::End(outcome) => report.ended(outcome),
                 Event::Chunk(chunk) => {
                     progress.inc(chunk.rows.len() as u64);
-                    self.chunk(chunk, report).await?;
+                    let known = self.known(&chunk.instrument).await?;
+                    sessions.count(&chunk, &known.calendar);
+                    self.chunk(chunk, &known, report).await?;
                 }
             }
         }
+        report.notes.extend(sessions.notes());
         Ok(())
     }
 
-    async fn chunk(&mut self, chunk: Chunk, report: &mut FileReport) -> Result<()> {
-        let known = self.known(&chunk.instrument).await?;
+    async fn chunk(&self, chunk: Chunk, known: &Known, report: &mut FileReport) -> Result<()> {
         let mut rows: BTreeMap<Millis, (u64, Candle)> = BTreeMap::new();
         for (line, row) in chunk.lines.iter().zip(&chunk.rows) {
             match placed(row, chunk.timeframe, &known.calendar) {
@@ -84,7 +87,10 @@ impl DryRun<'_> {
             match stored.get(open_time) {
                 None => report.stored += 1,
                 Some(before) if *before == bits(row) => report.unchanged += 1,
-                Some(_) => report.replaced += 1,
+                Some(_) => {
+                    report.stored += 1;
+                    report.replaced += 1;
+                }
             }
         }
         Ok(())
@@ -94,22 +100,8 @@ impl DryRun<'_> {
         if let Some(known) = self.known.get(instrument) {
             return Ok(known.clone());
         }
-        let mut client = IngestionServiceClient::new(self.channel.clone());
-        let request = GetInstrumentRequest { instrument_key: instrument.to_string() };
-        let known = match client.get_instrument(request).await {
-            Ok(answer) => {
-                let calendar = answer.into_inner().instrument.unwrap_or_default().calendar;
-                Known { calendar: Calendar::by_name(&calendar)?, is_stored: true }
-            }
-            Err(status) if status.code() == Code::NotFound => {
-                let calendar = match self.calendar {
-                    Some(name) => Calendar::by_name(name),
-                    None => Calendar::for_key(instrument),
-                };
-                Known { calendar: calendar.context("pass --calendar")?, is_stored: false }
-            }
-            Err(status) => return Err(self.connection.explain(status)),
-        };
+        let (calendar, stored) = self.masters.calendar(instrument).await?;
+        let known = Known { calendar, is_stored: stored.is_some() };
         self.known.insert(instrument.clone(), known.clone());
         Ok(known)
     }

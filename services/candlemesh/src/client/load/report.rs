@@ -21,9 +21,20 @@ pub struct Report {
     pub skipped: Vec<String>,
     pub stored: u64,
     pub unchanged: u64,
-    /// Of a dry run: rows stored with other values now. A load counts them as stored.
+    /// Of a dry run: how many of `stored` have other values now. A load is not told.
     pub replaced: u64,
     pub rejected: u64,
+    /// Manifests that were found in the folders named.
+    pub manifests: Vec<String>,
+    /// Splits and dividends from beside the manifests: put, and there already. A dry run counts all as `put`.
+    pub actions: Actions,
+}
+
+/// Splits and dividends of a load.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Actions {
+    pub put: u64,
+    pub unchanged: u64,
 }
 
 /// Outcome of one file.
@@ -60,7 +71,15 @@ impl Report {
         self.files.push(file);
     }
 
+    /// Whether a file could not be read to its end, or had rows and none that could be used.
+    pub fn has_failed(&self) -> bool {
+        self.files.iter().any(|file| file.error.is_some() || file.is_unusable())
+    }
+
     pub(super) fn print(&self) {
+        for manifest in &self.manifests {
+            say_line!("{manifest}: says what the files beside it hold");
+        }
         for file in &self.files {
             say_line!(
                 "{}: {}",
@@ -79,6 +98,11 @@ impl Report {
             let total = counts(self.dry_run, self.stored, self.unchanged, self.replaced, self.rejected);
             say_line!("total: {total}");
         }
+        match (self.actions, self.dry_run) {
+            (Actions { put: 0, unchanged: 0 }, _) => {}
+            (Actions { put, .. }, true) => say_line!("splits and dividends: would put {put}"),
+            (Actions { put, unchanged }, false) => say_line!("splits and dividends: {put} put, {unchanged} unchanged"),
+        }
         if self.dry_run {
             say_line!("dry run: nothing was stored");
         }
@@ -87,12 +111,20 @@ impl Report {
 
 fn counts(dry_run: bool, stored: u64, unchanged: u64, replaced: u64, rejected: u64) -> String {
     match dry_run {
-        true => format!("would store {stored}, {unchanged} unchanged, {replaced} replaced, {rejected} rejected"),
+        true if replaced > 0 => {
+            format!("would store {stored} ({replaced} over other values), {unchanged} unchanged, {rejected} rejected")
+        }
+        true => format!("would store {stored}, {unchanged} unchanged, {rejected} rejected"),
         false => format!("{stored} stored, {unchanged} unchanged, {rejected} rejected"),
     }
 }
 
 impl FileReport {
+    /// A file without any row is none of these: a day without trades has a header only.
+    fn is_unusable(&self) -> bool {
+        self.rejected > 0 && self.stored + self.unchanged == 0
+    }
+
     pub(super) fn reject(&mut self, line: u64, reason: String) {
         self.rejected += 1;
         if self.reasons.len() < MAX_REPORTED {

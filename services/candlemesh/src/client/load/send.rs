@@ -1,6 +1,6 @@
 //! Sends what was read to ingestion, by Flight DoPut.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -11,16 +11,16 @@ use arrow_flight::{FlightData, FlightDescriptor};
 use formats::{Chunk, FileSpec};
 use futures::StreamExt;
 use indicatif::ProgressBar;
-use market::{InstrumentKey, Timeframe};
+use market::{Calendar, InstrumentKey, Timeframe};
 use prost::Message;
-use proto::ingestion::ingestion_service_client::IngestionServiceClient;
-use proto::ingestion::{GetInstrumentRequest, PutInstrumentRequest};
-use proto::wire::{FrameTicket, Instrument, StoredCandlesTicket, frame_ticket};
+use proto::wire::{FrameTicket, StoredCandlesTicket, frame_ticket};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
+use super::master::Masters;
 use super::reading::{Event, reading};
 use super::report::FileReport;
+use super::sessions::Sessions;
 use crate::client::{Channel, Connection};
 
 /// What ingestion says of a batch, in a PutResult's metadata.
@@ -43,14 +43,14 @@ struct RejectedRow {
 pub(super) struct Loader<'a> {
     pub(super) connection: Connection,
     pub(super) channel: Channel,
-    pub(super) calendar: Option<&'a str>,
-    pub(super) names: &'a HashMap<InstrumentKey, String>,
+    pub(super) masters: Masters<'a>,
 }
 
 /// One DoPut in progress: an instrument's rows on their way.
 struct Put {
     instrument: InstrumentKey,
     timeframe: Timeframe,
+    calendar: Arc<Calendar>,
     batches: mpsc::Sender<RecordBatch>,
     answers: tonic::Streaming<arrow_flight::PutResult>,
     in_flight: InFlight,
@@ -98,6 +98,7 @@ impl Loader<'_> {
     pub(super) async fn file(&self, spec: &FileSpec, report: &mut FileReport, progress: &ProgressBar) -> Result<()> {
         let mut events = reading(spec.clone());
         let mut put: Option<Put> = None;
+        let mut sessions = Sessions::default();
         while let Some(event) = events.recv().await {
             match event {
                 Event::BadRow(row) => report.reject(row.line, row.reason),
@@ -117,6 +118,7 @@ impl Loader<'_> {
                         }
                     };
                     progress.inc(chunk.rows.len() as u64);
+                    sessions.count(&chunk, &current.calendar);
                     put = Some(self.send(current, chunk, report).await?);
                 }
             }
@@ -124,16 +126,15 @@ impl Loader<'_> {
         if let Some(done) = put {
             self.finish(done, report).await?;
         }
+        report.notes.extend(sessions.notes());
         for profile in &report.profiles {
-            self.set_name(&profile.instrument).await?;
+            self.masters.complete(&profile.instrument).await?;
         }
         Ok(())
     }
 
     async fn begin(&self, instrument: &InstrumentKey, timeframe: Timeframe) -> Result<Put> {
-        if let Some(calendar) = self.calendar {
-            self.set_calendar(instrument, calendar).await?;
-        }
+        let calendar = self.masters.introduce(instrument).await?;
         let ticket = StoredCandlesTicket {
             instrument_key: instrument.to_string(),
             timeframe: timeframe.to_string(),
@@ -152,7 +153,8 @@ impl Loader<'_> {
             .filter_map(|data: Result<FlightData, _>| async move { data.ok() });
         let mut client = FlightServiceClient::new(self.channel.clone());
         let answers = client.do_put(data).await.map_err(|status| self.connection.explain(status))?.into_inner();
-        Ok(Put { instrument: instrument.clone(), timeframe, batches, answers, in_flight: InFlight::default() })
+        let in_flight = InFlight::default();
+        Ok(Put { instrument: instrument.clone(), timeframe, calendar, batches, answers, in_flight })
     }
 
     async fn send(&self, mut put: Put, chunk: Chunk, report: &mut FileReport) -> Result<Put> {
@@ -186,49 +188,8 @@ impl Loader<'_> {
         report.stored += answer.stored;
         report.unchanged += answer.unchanged;
         for row in answer.rejected {
-            report.reject(lines.of(row.row), row.reason);
+            report.reject(lines.of(row.row), formats::reason_by_line(&row.reason, |row| lines.of(row)));
         }
-        Ok(())
-    }
-
-    /// Gives an instrument the name the manifest has for it, where it has none yet.
-    async fn set_name(&self, instrument: &InstrumentKey) -> Result<()> {
-        let Some(name) = self.names.get(instrument) else { return Ok(()) };
-        let mut client = IngestionServiceClient::new(self.channel.clone());
-        let request = GetInstrumentRequest { instrument_key: instrument.to_string() };
-        let known = match client.get_instrument(request).await {
-            Ok(known) => known.into_inner().instrument.unwrap_or_default(),
-            // Every row was refused, so that nothing is known of it.
-            Err(status) if status.code() == tonic::Code::NotFound => return Ok(()),
-            Err(status) => return Err(self.connection.explain(status)),
-        };
-        if !known.name.is_empty() {
-            return Ok(());
-        }
-        let request = PutInstrumentRequest { instrument: Some(Instrument { name: name.clone(), ..known }) };
-        client.put_instrument(request).await.map_err(|status| self.connection.explain(status))?;
-        Ok(())
-    }
-
-    /// Names the calendar of an instrument not seen before; that of a known one is not changed by a load.
-    async fn set_calendar(&self, instrument: &InstrumentKey, calendar: &str) -> Result<()> {
-        let mut client = IngestionServiceClient::new(self.channel.clone());
-        let known = client.get_instrument(GetInstrumentRequest { instrument_key: instrument.to_string() }).await;
-        match known {
-            Ok(known) => {
-                let known = known.into_inner().instrument.unwrap_or_default().calendar;
-                if market::Calendar::by_name(calendar)?.name() != known {
-                    bail!("{instrument} is known with calendar {known}, not {calendar}");
-                }
-                return Ok(());
-            }
-            Err(status) if status.code() == tonic::Code::NotFound => {}
-            Err(status) => return Err(self.connection.explain(status)),
-        }
-        let message =
-            Instrument { instrument_key: instrument.to_string(), calendar: calendar.to_owned(), ..Default::default() };
-        let request = PutInstrumentRequest { instrument: Some(message) };
-        client.put_instrument(request).await.map_err(|status| self.connection.explain(status))?;
         Ok(())
     }
 }
