@@ -101,7 +101,6 @@ mod tests {
             v2_percent: 10.0,
             enabled: true,
             generation: 3,
-            ..Default::default()
         };
         assert_eq!(
             set(&rollout),
