@@ -20,6 +20,9 @@ use tokio::net::TcpStream;
 use tonic::Streaming;
 
 /// Longest wait for anything: a loaded machine.
+/// Values of the columns by open time.
+type Rows = BTreeMap<Millis, Vec<Option<f64>>>;
+
 const PATIENCE: Duration = Duration::from_secs(120);
 const KEY: &str = "US|X";
 const SPECS: [&str; 3] = ["sma:3", "vwap", "bbands:5,2"];
@@ -85,7 +88,7 @@ async fn until(
 /// Holds every value against the answer at its revision.
 async fn check(channel: &MeshChannel, told: &[IndicatorUpdate]) -> Result<()> {
     let mut client = IndicatorServiceClient::new(channel.clone()).max_decoding_message_size(mesh::MAX_MESSAGE_BYTES);
-    let mut answers: BTreeMap<(String, u64), BTreeMap<Millis, Vec<Option<f64>>>> = BTreeMap::new();
+    let mut answers: BTreeMap<(String, u64), Rows> = BTreeMap::new();
     for update in told {
         let id = (update.timeframe.clone(), update.revision);
         if !answers.contains_key(&id) {
