@@ -19,10 +19,10 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tonic::Streaming;
 
-/// Longest wait for anything: a loaded machine.
 /// Values of the columns by open time.
 type Rows = BTreeMap<Millis, Vec<Option<f64>>>;
 
+/// Longest wait for anything: a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 const KEY: &str = "US|X";
 const SPECS: [&str; 3] = ["sma:3", "vwap", "bbands:5,2"];
