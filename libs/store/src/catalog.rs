@@ -48,4 +48,7 @@ pub trait Catalog: Send + Sync + Debug {
 
     /// Whether there was one to delete.
     async fn delete_group(&self, id: &str) -> Result<bool>;
+
+    /// What tells this store from every other, also from one made anew in its place. A copy restored from a backup keeps it.
+    async fn store_id(&self) -> Result<String>;
 }

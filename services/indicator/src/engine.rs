@@ -156,6 +156,8 @@ struct Pinned<'a> {
     query: &'a Query,
     revision: u64,
     calendar: Arc<Calendar>,
+    /// What tells the store whose revision it is from others.
+    store: Arc<str>,
 }
 
 /// Computes the answer of a pinned query.
@@ -255,7 +257,9 @@ impl Indicators {
         current: u64,
         calendar: Arc<Calendar>,
     ) -> Result<Answer, Error> {
-        let pinned = Pinned { query, revision: pinned_revision(query, current)?, calendar };
+        // Asked after the revision, which it belongs to.
+        let store = self.master.store_id().await?;
+        let pinned = Pinned { query, revision: pinned_revision(query, current)?, calendar, store };
         let answer = match (pinned.revision, engine) {
             // Before its first revision a known instrument has no candles; that needs neither engine nor upstream.
             (0, _) => pinned.answer(Table::empty(query), Source::Computed, Duration::ZERO),

@@ -18,7 +18,7 @@ use market::{Calendar, Candle, Frame, InstrumentKey, Millis, TimeRange, Timefram
 use mesh::flight::BATCH_ROWS;
 use mesh::{CpuPool, Fault, PoolError};
 use store::{Block, Coverage, Pruned, Stores};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 use tonic::Code;
 
 pub(crate) use batch::Rejected;
@@ -216,11 +216,13 @@ pub(crate) struct Engine {
     /// other replicas are not kept out: what may not be undone there is decided by the database.
     catalog_writes: Mutex<()>,
     feed: Arc<Feed>,
+    /// Read once: a database is not exchanged under a running process.
+    store_id: OnceCell<String>,
 }
 
 impl Engine {
     pub(crate) fn new(stores: Stores, pool: CpuPool, feed: Arc<Feed>) -> Self {
-        Self { stores, pool, catalog_writes: Mutex::default(), feed }
+        Self { stores, pool, catalog_writes: Mutex::default(), feed, store_id: OnceCell::new() }
     }
 
     pub(crate) fn feed(&self) -> &Arc<Feed> {
@@ -231,6 +233,11 @@ impl Engine {
     async fn revision(&self, key: &InstrumentKey) -> Result<u64> {
         let revisions = self.stores.candles.revisions(std::slice::from_ref(key)).await?;
         Ok(revisions.first().copied().flatten().unwrap_or_default())
+    }
+
+    /// What tells the store from every other.
+    pub(crate) async fn store_id(&self) -> Result<String> {
+        Ok(self.store_id.get_or_try_init(|| self.stores.catalog.store_id()).await?.clone())
     }
 
     /// Current revision of each instrument; 0 without candles.

@@ -172,7 +172,8 @@ impl IngestionService for Service {
         let keys = aligned_keys(&request.get_ref().instrument_keys, MAX_REVISION_KEYS).map_err(refuse)?;
         let keys = keys.into_iter().collect::<Result<Vec<_>, _>>().map_err(refuse)?;
         let revisions = self.engine.revisions(&keys).await.map_err(refuse)?;
-        Ok(Response::new(pb::GetRevisionsResponse { revisions }))
+        let store_id = self.engine.store_id().await.map_err(refuse)?;
+        Ok(Response::new(pb::GetRevisionsResponse { revisions, store_id }))
     }
 
     async fn get_quotes(&self, request: Request<pb::GetQuotesRequest>) -> Answer<pb::GetQuotesResponse> {

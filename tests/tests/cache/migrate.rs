@@ -15,6 +15,7 @@ const KEYS: usize = 300;
 /// Of the present encoding, and of the one before.
 const NOW: &str = "indicator/v2/3/";
 const BEFORE: &str = "indicator/v2/2/";
+const STORE: &str = "5fa1";
 
 async fn connect(url: &str) -> Connection {
     let address = RedisAddress::parse(url, &RedisTls::default()).unwrap();
@@ -45,7 +46,7 @@ async fn every_entry_arrives_and_a_second_run_finds_it_there() {
     }
     eventually("all are written", async || cache.statistics().await.shared_writes == KEYS as u64).await;
     let mut from = connect(&redis.url()).await;
-    let value = super::value_of(&format!("{NOW}old/US|X"), 40_000);
+    let value = super::value_of(&format!("{NOW}{STORE}/old/US|X"), 40_000);
     let mut old = crc32fast::hash(&value).to_le_bytes().to_vec();
     old.extend_from_slice(&value);
     let damaged = [&old[..], b"!"].concat();
@@ -56,7 +57,10 @@ async fn every_entry_arrives_and_a_second_run_finds_it_there() {
     let _: () = redis::cmd("SET").arg("somebody/else").arg("?").query_async(&mut from).await.unwrap();
 
     let (from_url, to_url) = (redis.url(), cluster.url());
-    let run = |more: &[&str]| tokio::task::block_in_place(|| migrate(&from_url, &to_url, more));
+    let run = |more: &[&str]| {
+        let more = [&["--store-id", STORE], more].concat();
+        tokio::task::block_in_place(|| migrate(&from_url, &to_url, &more))
+    };
     let names = ["found", "copied", "present", "damaged", "foreign", "upgraded"];
     let (all, sound) = (KEYS as u64 + 3, KEYS as u64 + 1);
     let (dry, good) = run(&["--dry-run", "--verify"]);
@@ -74,10 +78,10 @@ async fn every_entry_arrives_and_a_second_run_finds_it_there() {
     for index in 0..KEYS {
         ask(&there, &format!("{NOW}{index}/US|X"), size(index)).await;
     }
-    ask(&there, &format!("{NOW}old/US|X"), 40_000).await;
+    ask(&there, &format!("{NOW}{STORE}/old/US|X"), 40_000).await;
     assert_eq!((there.statistics().await.misses, there.statistics().await.shared_hits), (0, sound));
     let mut to = connect(&to_url).await;
-    let left: i64 = redis::cmd("TTL").arg(format!("{NOW}old/US|X")).query_async(&mut to).await.unwrap();
+    let left: i64 = redis::cmd("TTL").arg(format!("{NOW}{STORE}/old/US|X")).query_async(&mut to).await.unwrap();
     assert!((1..=500).contains(&left), "{left}");
 
     // A comparison finds what is gone and what is not what it was.

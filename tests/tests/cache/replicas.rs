@@ -65,6 +65,27 @@ async fn the_second_replica_computes_nothing_and_sees_a_changed_minute_at_once()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_store_holds_is_never_answered_for_another_that_shares_its_redis() {
+    let Some(redis) = Redis::start_if_installed().unwrap() else { return };
+    let mut answers = Vec::new();
+    // One after the other, as when a store is made anew: revisions and instruments are the same, the candles are not.
+    for seed in [1, 2] {
+        let world = World::start().await;
+        world.put_sessions(KEYS[0], seed, SESSIONS).await;
+        let replica = world.replica(Some(&redis.url()), |_| {}).await;
+        let answer = replica.ask("v2", KEYS[0], "5m", TimeRange::ALL, &[]).await;
+        settled(&replica, 1).await;
+        let reference = replica.ask("v1", KEYS[0], "5m", TimeRange::ALL, &[]).await;
+        assert_eq!(answer.revision, reference.revision);
+        assert_eq!(content(answer.clone()), content(reference));
+        answers.push(answer);
+        replica.stop().await;
+    }
+    assert_eq!(answers[0].revision, answers[1].revision);
+    assert_ne!(content(answers[0].clone()), content(answers[1].clone()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_that_dies_under_the_service_costs_no_error_and_no_stale_value() {
     let Some(mut redis) = Redis::start_if_installed().unwrap() else { return };
     let world = World::start().await;

@@ -35,7 +35,9 @@ pub struct Migration {
     /// What all keys begin with.
     pub prefix: String,
     /// The key under which this release looks for an entry, and how it lies there; nothing for what it would not read.
-    pub renamed: fn(&str) -> Option<(String, Layout)>,
+    pub renamed: fn(&str, Option<&str>) -> Option<(String, Layout)>,
+    /// Store of the entries whose keys do not name it.
+    pub store: Option<String>,
 }
 
 /// What became of the entries.
@@ -177,7 +179,7 @@ impl Migration {
         let answers: Vec<Value> = pipeline.query_async(from).await?;
         let read = keys.iter().zip(answers.chunks_exact(2)).map(|(key, answer)| {
             let [Value::BulkString(stored), Value::Int(left)] = answer else { return Read::Expired };
-            let Some((key, layout)) = (self.renamed)(key) else { return Read::Foreign };
+            let Some((key, layout)) = (self.renamed)(key, self.store.as_deref()) else { return Read::Foreign };
             let stored = match layout {
                 Layout::Current => Some(stored.clone()).filter(|stored| entry::is_sound(stored)),
                 Layout::ChecksumAndValue => entry::unseal_checksum_and_value(stored).map(entry::seal),

@@ -8,6 +8,7 @@ mod newsroom;
 mod remote;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use market::{BucketFrame, CorporateAction, Frame, Instrument, InstrumentKey, Millis, TimeRange, Timeframe};
@@ -82,6 +83,11 @@ pub trait MasterData: Send + Sync + Debug {
 
     /// Current revision of each key, 0 for an unknown one.
     async fn revisions(&self, keys: &[InstrumentKey]) -> Result<Vec<u64>, RemoteError>;
+
+    /// What tells the store whose revisions were last answered from every other; empty where there is but one.
+    async fn store_id(&self) -> Result<Arc<str>, RemoteError> {
+        Ok(Arc::default())
+    }
 
     /// Open time of the earliest candle changed by the revisions after one and up to another; `None` where that is not known.
     async fn first_change(

@@ -1,5 +1,7 @@
 //! The ports over gRPC and Flight.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use arrow_flight::Ticket;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
@@ -90,6 +92,8 @@ pub struct RemoteIngestion {
     flight: FlightServiceClient<MeshChannel>,
     client: IngestionServiceClient<MeshChannel>,
     pub(super) changes: ChangeServiceClient<MeshChannel>,
+    /// As of the last revisions that were answered.
+    store_id: Arc<Mutex<Arc<str>>>,
 }
 
 impl RemoteIngestion {
@@ -98,7 +102,11 @@ impl RemoteIngestion {
         let channel = crate::client::connect(address)?;
         let client = IngestionServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let changes = ChangeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Self { flight: flight_client(channel), client, changes })
+        Ok(Self { flight: flight_client(channel), client, changes, store_id: Arc::default() })
+    }
+
+    fn known_store(&self) -> MutexGuard<'_, Arc<str>> {
+        self.store_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -158,7 +166,18 @@ impl MasterData for RemoteIngestion {
         if answer.revisions.len() != keys.len() {
             return Err(malformed("revisions are not aligned with the request"));
         }
+        let mut known = self.known_store();
+        if **known != *answer.store_id {
+            *known = answer.store_id.into();
+        }
         Ok(answer.revisions)
+    }
+
+    async fn store_id(&self) -> Result<Arc<str>, RemoteError> {
+        if self.known_store().is_empty() {
+            self.revisions(&[]).await?;
+        }
+        Ok(Arc::clone(&self.known_store()))
     }
 
     async fn first_change(

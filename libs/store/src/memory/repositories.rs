@@ -38,6 +38,10 @@ fn after<K>(key: Option<K>) -> (Bound<K>, Bound<K>) {
 
 #[async_trait]
 impl Catalog for MemoryStore {
+    async fn store_id(&self) -> Result<String> {
+        Ok(self.identity.0.clone())
+    }
+
     async fn upsert_instrument(&self, instrument: &Instrument) -> Result<()> {
         lock(&self.records).instruments.insert(instrument.key.clone(), instrument.clone());
         Ok(())

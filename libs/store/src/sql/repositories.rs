@@ -76,6 +76,11 @@ fn trial_of(row: &DbRow) -> Result<TrialRecord> {
 
 #[async_trait]
 impl Catalog for Store {
+    async fn store_id(&self) -> Result<String> {
+        let row = sqlx::query("select id from store_identity").fetch_one(self.reader()).await.map_err(fault)?;
+        row.try_get("id").map_err(fault)
+    }
+
     async fn upsert_instrument(&self, instrument: &Instrument) -> Result<()> {
         sqlx::query(
             "insert into instrument (instrument_key, segment, name, exchange, currency, tick_size, calendar) \

@@ -87,6 +87,7 @@ contract! {
     repositories::instruments_are_listed_by_key_and_segment,
     repositories::instruments_inserted_together_leave_known_ones_alone,
     repositories::groups_keep_their_order,
+    repositories::a_store_is_like_no_other,
     repositories::one_of_many_flag_writers_wins,
     repositories::a_study_changes_state_only_from_the_expected_one,
     repositories::trials_are_idempotent_and_ranked,

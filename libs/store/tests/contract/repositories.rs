@@ -53,6 +53,19 @@ pub(crate) async fn instruments_inserted_together_leave_known_ones_alone(stores:
     assert_eq!(found, [Some(given[2].clone()), None, Some(known), Some(odd), Some(given[2].clone())]);
 }
 
+pub(crate) async fn a_store_is_like_no_other(stores: &Stores) {
+    let id = stores.catalog.store_id().await.unwrap();
+    assert!(id.len() >= 8, "{id}");
+    assert_eq!(stores.catalog.store_id().await.unwrap(), id);
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a", "b"] {
+        let url = format!("sqlite://{}", folder.path().join(name).display());
+        let other = Stores::open(&url, &store::StoreOptions::default()).await.unwrap();
+        assert_ne!(other.catalog.store_id().await.unwrap(), id);
+        other.close().await;
+    }
+}
+
 pub(crate) async fn groups_keep_their_order(stores: &Stores) {
     let group = |id: &str, keys: &[&str]| Group {
         id: id.to_owned(),

@@ -33,7 +33,7 @@ impl Indicators {
         if revision == 0 {
             return Ok(Audited { revision, open_time: Vec::new(), verdicts: Vec::new() });
         }
-        let pinned = Pinned { query, revision, calendar };
+        let pinned = Pinned { query, revision, calendar, store: Arc::default() };
         // What came before the range is left out like any earlier beginning.
         let history = self.v1.history.between(&pinned, query.range).await?;
         self.v1.history.check(history.frame.len().min(MAX_ROWS) * (1 + 2 * CUTS), cost(&query.specs))?;

@@ -274,14 +274,15 @@ pub(crate) fn entry_prefix() -> String {
     format!("indicator/v2/{ENTRY_VERSION}/")
 }
 
-/// The key under which an entry of this encoding, or of the one before, is looked for now, and how it lies in Redis.
-pub fn entry_renamed(key: &str) -> Option<(String, Layout)> {
+/// The key under which an entry of this encoding, or of the one before, is looked for now, and how it lies in Redis. Keys of the one before
+/// do not name their store, which must therefore be given.
+pub fn entry_renamed(key: &str, store: Option<&str>) -> Option<(String, Layout)> {
     if key.starts_with(&entry_prefix()) {
         return Some((key.to_owned(), Layout::Current));
     }
     // The second encoding is the third without version and packing around it.
     let rest = key.strip_prefix("indicator/v2/2/")?;
-    Some((format!("{}{rest}", entry_prefix()), Layout::ChecksumAndValue))
+    Some((format!("{}{}/{rest}", entry_prefix(), store?), Layout::ChecksumAndValue))
 }
 
 /// Every input of the answer at a revision and for a range. The instrument comes last: it alone may hold a slash.
@@ -298,8 +299,9 @@ fn key_with(pinned: &Pinned<'_>, canonical: &[Spec], data: &str) -> String {
     let (query, calendar) = (pinned.query, &pinned.calendar);
     let specs: Vec<&str> = canonical.iter().map(Spec::label).collect();
     format!(
-        "{}{}/{}/{}/{}/{data}/{}/{}",
+        "{}{}/{}/{}/{}/{}/{data}/{}/{}",
         entry_prefix(),
+        pinned.store,
         kernels::indicator::REVISION,
         calendar.name(),
         calendar.revision(),

@@ -100,13 +100,14 @@ pub(crate) use self::PostgresStore as Store;
 /// Blocks per statement: a megabyte or so.
 const BLOCKS_PER_STATEMENT: usize = 250;
 
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "initial", include_str!("../../../migrations/postgres/0001_initial.sql")),
     (2, "change counter", include_str!("../../../migrations/postgres/0002_change_counter.sql")),
     (3, "backfill", include_str!("../../../migrations/postgres/0003_backfill.sql")),
     (4, "corporate action", include_str!("../../../migrations/postgres/0004_corporate_action.sql")),
     (5, "blocks inline", include_str!("../../../migrations/postgres/0005_blocks_inline.sql")),
     (6, "blocks by year", include_str!("../../../migrations/postgres/0006_blocks_by_year.sql")),
+    (7, "store identity", include_str!("../../../migrations/postgres/0007_store_identity.sql")),
 ];
 
 /// The store on a server. Cheap to clone.

@@ -102,11 +102,12 @@ const CHANGES_PER_STATEMENT: usize = 128;
 /// Rows that the thread of a connection produces ahead of their reader: a page of blocks.
 const ROWS_AHEAD: usize = 64;
 
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "initial", include_str!("../../../migrations/sqlite/0001_initial.sql")),
     (2, "change counter", include_str!("../../../migrations/sqlite/0002_change_counter.sql")),
     (3, "backfill", include_str!("../../../migrations/sqlite/0003_backfill.sql")),
     (4, "corporate action", include_str!("../../../migrations/sqlite/0004_corporate_action.sql")),
+    (5, "store identity", include_str!("../../../migrations/sqlite/0005_store_identity.sql")),
 ];
 
 /// The store in one file. Cheap to clone.

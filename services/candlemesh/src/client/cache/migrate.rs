@@ -30,6 +30,9 @@ pub struct MigrateArgs {
     /// Writes nothing: counts what would be copied.
     #[arg(long)]
     pub dry_run: bool,
+    /// Store of entries in the encoding before this one, whose keys do not name it; without, they stay behind. GetRevisions tells it.
+    #[arg(long)]
+    pub store_id: Option<String>,
     /// Authority of rediss servers, PEM; default: those the system trusts.
     #[arg(long)]
     pub ca_file: Option<PathBuf>,
@@ -44,6 +47,7 @@ pub(super) async fn run(args: &MigrateArgs) -> Result<ExitCode> {
         to: RedisAddress::parse(&args.to, &tls).context("--to")?,
         prefix: PREFIX.to_owned(),
         renamed: indicator::entry_renamed,
+        store: args.store_id.clone(),
     };
     let started = Instant::now();
     let mut shown = Instant::now();
