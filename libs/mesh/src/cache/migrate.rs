@@ -27,6 +27,9 @@ pub enum Layout {
     ChecksumAndValue,
 }
 
+/// The new name of a key, given the store where the key does not name it, and how the entry lies there.
+pub type Renamed = fn(&str, Option<&str>) -> Option<(String, Layout)>;
+
 /// Which entries to take, and by which names.
 #[derive(Debug, Clone)]
 pub struct Migration {
@@ -35,7 +38,7 @@ pub struct Migration {
     /// What all keys begin with.
     pub prefix: String,
     /// The key under which this release looks for an entry, and how it lies there; nothing for what it would not read.
-    pub renamed: fn(&str, Option<&str>) -> Option<(String, Layout)>,
+    pub renamed: Renamed,
     /// Store of the entries whose keys do not name it.
     pub store: Option<String>,
 }
