@@ -98,6 +98,8 @@ struct Story {
 #[derive(Debug, Default)]
 struct Heard {
     has_begun: bool,
+    messages: u64,
+    caught_up: u64,
     stories: BTreeMap<Id, Story>,
     /// The last of each instrument.
     revisions: BTreeMap<String, u64>,
@@ -120,9 +122,18 @@ impl Listener {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It has a cursor: from now on it must hear everything.
-    pub fn begin(&self) {
-        self.heard().has_begun = true;
+    /// A message was heard to its end, so it has a cursor: from now on it must hear everything.
+    pub fn note(&self, is_caught_up: bool) {
+        let mut heard = self.heard();
+        heard.has_begun = true;
+        heard.messages += 1;
+        heard.caught_up += u64::from(is_caught_up);
+    }
+
+    /// Messages, and how often one said that nothing was missing any more.
+    pub fn progress(&self) -> (u64, u64) {
+        let heard = self.heard();
+        (heard.messages, heard.caught_up)
     }
 
     pub fn has_begun(&self) -> bool {

@@ -88,7 +88,7 @@ impl Traffic {
                 }
                 has_moved |= cursor != message.cursor;
                 cursor = message.cursor;
-                listener.begin();
+                listener.note(message.caught_up);
             }
             tokio::time::sleep(FAILURE_PAUSE).await;
         }
@@ -153,7 +153,7 @@ impl Traffic {
                         waiting.drain(..).for_each(|told| self.heard(NAME, &listener, told));
                         has_moved |= cursor != id;
                         cursor = id;
-                        listener.begin();
+                        listener.note(event.data.contains("caught_up"));
                     }
                 }
             }

@@ -30,19 +30,21 @@ impl CandleNews {
     }
 }
 
-/// What happened, in order; may be empty, as a sign of life and at the end of what had been missed.
+/// What happened, in order; may be empty, as a sign of life.
 #[derive(Debug, Clone, Default)]
 pub struct NewsBatch {
     pub news: Vec<CandleNews>,
     /// Resume with it; opaque.
     pub cursor: String,
+    /// What had been missed was told before it, and what follows happens now; once in a stream.
+    pub is_caught_up: bool,
 }
 
 /// Candles as they change; aggregation's.
 #[tonic::async_trait]
 pub trait LiveCandles: Send + Sync + Debug {
     /// What happens to the candles of some instruments and timeframes after a cursor, or from now on where it is empty: what was missed
-    /// first, which ends with an empty batch. The first batch comes at once. Ends with FAILED_PRECONDITION when the cursor has
+    /// first, to the batch that says so. The first batch comes at once. Ends with FAILED_PRECONDITION when the cursor has
     /// expired, RESOURCE_EXHAUSTED when the reader does not keep up.
     async fn watch(
         &self,
@@ -73,7 +75,7 @@ impl LiveCandles for RemoteAggregation {
 
 fn batch(answer: WatchCandlesResponse) -> Result<NewsBatch, RemoteError> {
     let news = answer.updates.into_iter().map(news).collect::<Result<_, _>>()?;
-    Ok(NewsBatch { news, cursor: answer.cursor })
+    Ok(NewsBatch { news, cursor: answer.cursor, is_caught_up: answer.caught_up })
 }
 
 fn news(update: CandleUpdate) -> Result<CandleNews, RemoteError> {

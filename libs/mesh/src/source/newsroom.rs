@@ -43,6 +43,8 @@ struct State {
     ends: Vec<usize>,
     pruned: usize,
     reads: usize,
+    /// What is put when the revisions are asked for next.
+    late: Option<(InstrumentKey, Vec<Put>)>,
     watchers: usize,
 }
 
@@ -57,9 +59,14 @@ fn fault(code: Code, reason: &str, message: String, field: Option<&str>) -> Remo
     RemoteError { code, reason: reason.to_owned(), message, fields, retry_after: None }
 }
 
+/// A candle, and whether its close is said with it.
+type Put = (Timeframe, Candle, bool);
+
 impl State {
-    fn news(&self, series: &Series, at: Millis, event: CandleEvent) -> Option<CandleNews> {
-        let (revision, candle, trading_date) = *self.candles.get(series)?.get(&at)?.last()?;
+    /// The state of a candle as of a revision.
+    fn news(&self, series: &Series, at: Millis, event: CandleEvent, as_of: u64) -> Option<CandleNews> {
+        let states = self.candles.get(series)?.get(&at)?.iter().rev();
+        let (revision, candle, trading_date) = *states.into_iter().find(|(revision, ..)| *revision <= as_of)?;
         Some(CandleNews { key: series.0.clone(), timeframe: series.1, event, candle, trading_date, revision })
     }
 
@@ -86,15 +93,17 @@ impl State {
             if event == CandleEvent::Close {
                 self.closed.insert((series.clone(), at));
             }
-            let news = self.news(&series, at, event);
+            let news = self.news(&series, at, event, revision);
             self.log.extend(news);
         }
     }
 
-    /// What one who comes back is told: each candle that changed, in its present state, and every close.
-    fn missed(&self, from: usize, wants: impl Fn(&CandleNews) -> bool) -> Vec<CandleNews> {
+    /// What one who comes back is told between two places: each candle that changed, as it is at the later one, and every close.
+    fn missed(&self, from: usize, to: usize, wants: impl Fn(&CandleNews) -> bool) -> Vec<CandleNews> {
         let mut missed: BTreeMap<(Series, Millis), CandleEvent> = BTreeMap::new();
-        for news in self.log[from..].iter().filter(|news| wants(news)) {
+        let revisions: BTreeMap<&InstrumentKey, u64> =
+            self.log[..to].iter().map(|news| (&news.key, news.revision)).collect();
+        for news in self.log[from..to].iter().filter(|news| wants(news)) {
             let place = ((news.key.clone(), news.timeframe), news.open_time());
             let known = missed.entry(place).or_insert(news.event);
             if *known != CandleEvent::Close {
@@ -102,8 +111,8 @@ impl State {
             }
         }
         let told = missed.into_iter().filter_map(|((series, at), event)| {
-            let revision = self.revisions.get(&series.0).copied().unwrap_or_default();
-            self.news(&series, at, event).map(|news| CandleNews { revision, ..news })
+            let revision = revisions.get(&series.0).copied().unwrap_or_default();
+            self.news(&series, at, event, revision).map(|news| CandleNews { revision, ..news })
         });
         told.collect()
     }
@@ -124,10 +133,15 @@ impl MemoryNewsroom {
     }
 
     /// Stores candles of one instrument at one new revision, each with whether its close is said now, and tells of them in order.
-    pub fn put(&self, key: &InstrumentKey, rows: &[(Timeframe, Candle, bool)]) {
+    pub fn put(&self, key: &InstrumentKey, rows: &[Put]) {
         let of_key =
             |(timeframe, candle, closes): &(Timeframe, Candle, bool)| (key.clone(), *timeframe, *candle, *closes);
         self.put_all(&rows.iter().map(of_key).collect::<Vec<_>>());
+    }
+
+    /// The same as soon as somebody asks for revisions, who then hears of it after its news have begun.
+    pub fn put_when_asked(&self, key: &InstrumentKey, rows: &[Put]) {
+        self.lock().late = Some((key.clone(), rows.to_vec()));
     }
 
     /// The same of several instruments, in one message where that is large enough.
@@ -147,7 +161,8 @@ impl MemoryNewsroom {
         let series = (key.clone(), timeframe);
         if state.closed.insert((series.clone(), at)) {
             let revision = state.revisions.get(key).copied().unwrap_or_default();
-            let news = state.news(&series, at, CandleEvent::Close).map(|news| CandleNews { revision, ..news });
+            let news =
+                state.news(&series, at, CandleEvent::Close, revision).map(|news| CandleNews { revision, ..news });
             state.log.extend(news);
         }
         self.publish(state);
@@ -182,7 +197,7 @@ impl MemoryNewsroom {
     }
 }
 
-/// Moves on with every watcher, as time does. What was missed ends with one that ends in m, and its end with one that ends in e.
+/// Moves on with every watcher, as time does. The last message of what was missed has one that ends in m.
 fn cursor(length: usize, watchers: usize) -> String {
     format!("n{length}.{watchers}")
 }
@@ -225,10 +240,15 @@ impl Watcher {
             for part in news.chunks(room.message_news.load(Ordering::Relaxed)) {
                 let reached = part.last().map_or(end, |(reached, _)| *reached);
                 let news = part.iter().map(|(_, news)| news.clone()).collect();
-                self.waiting.push_back(NewsBatch { news, cursor: cursor(reached, self.number) });
+                self.waiting.push_back(NewsBatch { news, cursor: cursor(reached, self.number), is_caught_up: false });
             }
             if let Some(last) = self.waiting.back_mut() {
                 last.cursor = cursor(end, self.number);
+                // What may have been cut is known to be whole by the next message.
+                let cursor = last.cursor.clone();
+                if last.news.len() == room.message_news.load(Ordering::Relaxed) {
+                    self.waiting.push_back(NewsBatch { cursor, ..NewsBatch::default() });
+                }
             }
         }
     }
@@ -272,17 +292,29 @@ impl LiveCandles for MemoryNewsroom {
             if from < state.pruned {
                 return Err(fault(Code::FailedPrecondition, "CURSOR_EXPIRED", "no longer kept".into(), None));
             }
-            let missed = state.missed(from, |news| watcher.wants(news));
-            let parts = missed.chunks(self.message_news.load(Ordering::Relaxed));
-            let part = |news: &[CandleNews]| NewsBatch { news: news.to_vec(), cursor: after.to_owned() };
-            watcher.waiting = parts.map(part).collect();
-            if let Some(last) = watcher.waiting.back_mut() {
-                last.cursor = format!("{}m", cursor(at, number));
+            // Every other one as if it had been cut off before: to its end first, and then on from there.
+            let ends: Vec<usize> = state.ends.iter().copied().filter(|end| from < *end && *end < at).collect();
+            let amid = ends.get(ends.len() / 2).filter(|_| number % 2 == 0);
+            let mut start = from;
+            for end in amid.into_iter().chain([&at]) {
+                let missed = state.missed(start, *end, |news| watcher.wants(news));
+                let place = if start == from { after.to_owned() } else { cursor(start, number) };
+                let part =
+                    |news: &[CandleNews]| NewsBatch { news: news.to_vec(), cursor: place.clone(), is_caught_up: false };
+                watcher.waiting.extend(missed.chunks(self.message_news.load(Ordering::Relaxed)).map(part));
+                if let Some(last) = watcher.waiting.back_mut().filter(|_| !missed.is_empty()) {
+                    last.cursor = format!("{}m", cursor(*end, number));
+                }
+                if *end < at {
+                    let cursor = cursor(*end, number);
+                    watcher.waiting.push_back(NewsBatch { cursor, ..NewsBatch::default() });
+                }
+                start = *end;
             }
         }
         drop(state);
-        let end = format!("{}e", cursor(at, number));
-        watcher.waiting.push_back(NewsBatch { news: Vec::new(), cursor: end });
+        let cursor = cursor(at, number);
+        watcher.waiting.push_back(NewsBatch { cursor, is_caught_up: true, ..NewsBatch::default() });
         let next = |mut watcher: Watcher| async move { watcher.next().await.map(|batch| (batch, watcher)) };
         Ok(futures::stream::unfold(watcher, next).boxed())
     }
@@ -332,6 +364,10 @@ impl MasterData for MemoryNewsroom {
     }
 
     async fn revisions(&self, keys: &[InstrumentKey]) -> Result<Vec<u64>, RemoteError> {
+        let late = self.lock().late.take();
+        if let Some((key, rows)) = late {
+            self.put(&key, &rows);
+        }
         let state = self.lock();
         Ok(keys.iter().map(|key| state.revisions.get(key).copied().unwrap_or_default()).collect())
     }

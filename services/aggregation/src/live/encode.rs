@@ -24,6 +24,13 @@ impl Message {
     pub(super) fn empty(cursor: impl Into<Cursor>) -> Message {
         finish(BytesMut::new(), cursor.into())
     }
+
+    /// The one that ends the beginning of a stream.
+    pub(super) fn caught_up(cursor: impl Into<Cursor>) -> Message {
+        let mut bytes = BytesMut::new();
+        put_number(3, 1, &mut bytes);
+        finish(bytes, cursor.into())
+    }
 }
 
 /// The updates of one step, encoded.
@@ -257,6 +264,7 @@ mod tests {
             let cuts = Cuts::Step { before: place, after: place, groups: &[] };
             let messages = Encoded::of(&updates, now).messages(&updates, &filter(), &[true], &cuts);
             let want = WatchCandlesResponse {
+                caught_up: false,
                 updates: vec![CandleUpdate {
                     instrument_key: "US|SPY".into(),
                     timeframe: "5m".into(),

@@ -303,7 +303,7 @@ impl Live {
             lead,
             last: start,
             heartbeat: self.config.heartbeat,
-            is_new: true,
+            is_beginning: true,
             _place: Place(permit),
         };
         let messages = futures::stream::unfold(Some(listening), |listening| async move {
@@ -432,7 +432,8 @@ struct Listening {
     /// Where the reader stands.
     last: Cursor,
     heartbeat: Duration,
-    is_new: bool,
+    /// What comes before the live messages has not been told to its end.
+    is_beginning: bool,
     _place: Place,
 }
 
@@ -450,9 +451,9 @@ impl Listening {
                 Err(_) => return Ok(Message::empty(self.last.clone())),
             }
         }
-        // The first message is there at once, so that even who hears nothing has a cursor.
-        if self.is_new {
-            return self.took(Message::empty(self.last.clone()));
+        // It is there at once where nothing of before is asked for, so that even who hears nothing has a cursor.
+        if std::mem::take(&mut self.is_beginning) {
+            return self.took(Message::caught_up(self.seat.position));
         }
         let next = match tokio::time::timeout(self.heartbeat, self.seat.mailbox.next()).await {
             Ok(next) => next,
@@ -474,7 +475,6 @@ impl Listening {
     }
 
     fn took(&mut self, message: Message) -> Result<Message, LiveError> {
-        self.is_new = false;
         self.last.clone_from(&message.cursor);
         Ok(message)
     }

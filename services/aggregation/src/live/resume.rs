@@ -66,8 +66,8 @@ struct Missed {
 pub(super) struct Gone;
 
 impl Catching {
-    /// Tells the newest candles if they are asked for, then what happened from the cursor to where the live messages begin. It is told
-    /// whole, or ends with [`Gone`].
+    /// Tells the newest candles if they are asked for, then what happened from the cursor to the seat, where the live messages begin. It
+    /// is told whole, or ends with [`Gone`]; that it is over is not said here.
     pub(super) async fn run(
         self,
         cursor: Option<Cursor>,
@@ -95,6 +95,7 @@ impl Catching {
         if let Some(progress) = progress.filter(|progress| progress.filter == self.filter.fingerprint()) {
             let to = progress.to;
             self.catch_up(from, to, Some(progress)).await?;
+            self.hand(Ok(Message::empty(to))).await?;
             from = to;
         }
         self.catch_up(from, seat, None).await
@@ -156,8 +157,7 @@ impl Catching {
                 sent = Instant::now();
             }
         }
-        self.send(updates, &cuts).await?;
-        self.hand(Ok(Message::empty(to))).await
+        self.send(updates, &cuts).await
     }
 
     /// The instruments of which something may be told, in order, from that of the last candle told on.

@@ -83,6 +83,8 @@ fn watching(keys: &[&str], timeframes: &[&str], cursor: &str) -> WatchCandlesReq
 struct Heard {
     stream: BoxStream<'static, Result<Bytes, Status>>,
     cursor: String,
+    /// Since the stream began.
+    is_caught_up: bool,
     /// By instrument, timeframe and open time, in order.
     events: BTreeMap<(String, String, Millis), Vec<(CandleEvent, BucketCandle)>>,
 }
@@ -90,7 +92,7 @@ struct Heard {
 impl World {
     async fn watch(&self, request: WatchCandlesRequest) -> Result<Heard, LiveError> {
         let stream = self.live.watch(Subscription::try_from(request)?).await?;
-        Ok(Heard { stream, cursor: String::new(), events: BTreeMap::new() })
+        Ok(Heard { stream, cursor: String::new(), is_caught_up: false, events: BTreeMap::new() })
     }
 
     fn put(&self, key: &InstrumentKey, rows: Vec<Candle>) {
@@ -107,6 +109,10 @@ impl World {
 }
 
 impl Heard {
+    fn goes_on_with(&mut self, other: Heard) {
+        (self.stream, self.is_caught_up) = (other.stream, other.is_caught_up);
+    }
+
     /// Takes what there is, after a resumption is complete. Returns the candles told.
     async fn listen(&mut self, until: Position, now: Millis) -> Vec<CandleUpdate> {
         let mut told = Vec::new();
@@ -131,6 +137,8 @@ impl Heard {
     fn note(&mut self, message: Bytes, now: Millis) -> Vec<CandleUpdate> {
         let message = WatchCandlesResponse::decode(message).unwrap();
         self.cursor = message.cursor;
+        assert!(!message.caught_up || (message.updates.is_empty() && !self.is_caught_up), "said once, of nothing else");
+        self.is_caught_up |= message.caught_up;
         for update in &message.updates {
             let candle = update.candle.clone().unwrap();
             let at = convert::millis(candle.open_time.as_ref().unwrap()).unwrap();
@@ -274,12 +282,12 @@ async fn whatever_is_put_the_last_told_of_each_candle_is_the_answer_and_each_clo
                 steady.listen(here, now).await;
             }
             if random.random_bool(0.15) && !restless.cursor.is_empty() {
-                restless.stream = world.watch(watching(all, &TIMEFRAMES, &restless.cursor)).await.unwrap().stream;
+                restless.goes_on_with(world.watch(watching(all, &TIMEFRAMES, &restless.cursor)).await.unwrap());
                 resumed += 1;
                 let cursor = std::mem::take(&mut restless.cursor);
                 here = world.live.locate().await;
                 let told = restless.listen(here, now).await;
-                assert!(!restless.cursor.is_empty(), "a resumption from {cursor} ends with a cursor");
+                assert!(restless.is_caught_up, "a resumption from {cursor} ends");
                 let mut once = HashSet::new();
                 for update in told.iter().filter(|update| update.event() == CandleEvent::Close) {
                     let id = (

@@ -290,8 +290,8 @@ mod tests {
             if self.refused {
                 return Err(Status::deadline_exceeded("cut"));
             }
-            let message =
-                WatchCandlesResponse { updates: vec![CandleUpdate::default()], cursor: request.into_inner().cursor };
+            let cursor = request.into_inner().cursor;
+            let message = WatchCandlesResponse { updates: vec![CandleUpdate::default()], cursor, ..Default::default() };
             let sent = [Ok(message), Err(Status::deadline_exceeded("cut"))];
             Ok(Response::new(futures::stream::iter(sent).boxed()))
         }
@@ -321,7 +321,11 @@ mod tests {
 
     #[test]
     fn the_count_ends_in_the_middle_of_a_message() {
-        let message = WatchCandlesResponse { updates: vec![CandleUpdate::default(); 3], cursor: "c".into() };
+        let message = WatchCandlesResponse {
+            updates: vec![CandleUpdate::default(); 3],
+            cursor: "c".into(),
+            ..Default::default()
+        };
         let mut left = Some(4);
         assert!(print(&message, false, &mut left));
         assert_eq!(left, Some(1));

@@ -75,9 +75,9 @@ impl Message for WatchCandlesResponse {
     }
 
     fn text(self, (): &()) -> String {
-        let WatchCandlesResponse { updates, cursor } = self;
+        let WatchCandlesResponse { updates, cursor, caught_up } = self;
         let mut text = String::with_capacity(updates.len() * EVENT_BYTES + 64);
-        write(&mut text, updates.into_iter().map(|update| (name(update.event()), data(update))), &cursor);
+        write(&mut text, updates.into_iter().map(|update| (name(update.event()), data(update))), &cursor, caught_up);
         text
     }
 }
@@ -190,7 +190,12 @@ fn events<M: Message>(listening: Listening<M>, first: Option<M>) -> BoxStream<'s
 }
 
 /// Writes the events of a message. Only the last has an id: who got fewer of them resumes before the message.
-fn write(text: &mut String, events: impl ExactSizeIterator<Item = (&'static str, String)>, cursor: &str) {
+fn write(
+    text: &mut String,
+    events: impl ExactSizeIterator<Item = (&'static str, String)>,
+    cursor: &str,
+    caught_up: bool,
+) {
     let last = events.len().checked_sub(1);
     for (index, (name, data)) in events.enumerate() {
         let _ = writeln!(text, "event: {name}");
@@ -200,7 +205,8 @@ fn write(text: &mut String, events: impl ExactSizeIterator<Item = (&'static str,
         let _ = writeln!(text, "data: {data}\n");
     }
     if last.is_none() {
-        let _ = writeln!(text, "event: heartbeat\nid: {cursor}\ndata: {{}}\n");
+        let data = if caught_up { r#"{"caught_up":true}"# } else { "{}" };
+        let _ = writeln!(text, "event: heartbeat\nid: {cursor}\ndata: {data}\n");
     }
 }
 
@@ -287,11 +293,14 @@ mod tests {
     #[test]
     fn only_the_last_event_of_a_message_moves_the_reader_on() {
         let update = CandleUpdate { event: CandleEvent::Close as i32, ..Default::default() };
-        let message = WatchCandlesResponse { updates: vec![update.clone(), update], cursor: "c".into() };
+        let message =
+            WatchCandlesResponse { updates: vec![update.clone(), update], cursor: "c".into(), caught_up: false };
         let text = message.text(&());
         let events: Vec<&str> = text.split_terminator("\n\n").collect();
         assert_eq!(events.len(), 2);
         assert!(events[0].starts_with("event: close\ndata: {") && !events[0].contains("id:"));
         assert!(events[1].starts_with("event: close\nid: c\ndata: {"));
+        let message = WatchCandlesResponse { cursor: "d".into(), caught_up: true, ..Default::default() };
+        assert_eq!(message.text(&()), "event: heartbeat\nid: d\ndata: {\"caught_up\":true}\n\n");
     }
 }

@@ -72,7 +72,7 @@ impl LiveService for Fake {
         }
         let beat = WatchCandlesResponse { cursor: format!("after {}", request.cursor), ..Default::default() };
         let updates = vec![update(CandleEvent::Close, &request), update(CandleEvent::Correction, &request)];
-        let message = WatchCandlesResponse { updates, cursor: "c2".into() };
+        let message = WatchCandlesResponse { updates, cursor: "c2".into(), caught_up: false };
         let slow = to_status(&Refused("resume from c2", Code::ResourceExhausted, "SLOW_SUBSCRIBER"));
         self.answer(Subject::Aggregation, &metadata, futures::stream::iter([Ok(beat), Ok(message), Err(slow)]).boxed())
     }

@@ -110,6 +110,8 @@ pub(super) struct Follower {
     scribe: Arc<Scribe>,
     /// Where aggregation's stream goes on.
     cursor: String,
+    /// Where the subscriber's does: not before everything up to there has been told.
+    said: String,
     out: mpsc::Sender<WatchIndicatorsResponse>,
     sent_at: Instant,
     /// How long the subscriber has held up the task since the last message from aggregation.
@@ -148,6 +150,7 @@ impl Follower {
             places,
             scribe: Arc::new(scribe),
             wants_snapshot: cursor.is_empty(),
+            said: cursor.clone(),
             cursor,
             out,
             sent_at: Instant::now(),
@@ -188,7 +191,7 @@ impl Follower {
             };
             let is_slow = fault.reason == "SLOW_SUBSCRIBER";
             if is_slow && self.held_up >= OWN_DOING {
-                return Err(LiveError::Slow(self.cursor.clone()));
+                return Err(LiveError::Slow(self.said.clone()));
             }
             if !self.has_begun || !(is_slow || may_pass(fault.code)) {
                 return Err(fault.into());
@@ -205,7 +208,6 @@ impl Follower {
             Ok(batches) => batches,
             Err(fault) => return End::Broke(fault),
         };
-        let mut is_resuming = !self.cursor.is_empty();
         loop {
             let batch = match batches.next().await {
                 Some(Ok(batch)) => batch,
@@ -213,30 +215,27 @@ impl Follower {
                 None => return End::Broke(Status::unavailable("the stream of candles ended").into()),
             };
             self.held_up = Duration::ZERO;
-            if let Err(end) = self.hear(batch, columns, &mut is_resuming).await {
+            if let Err(end) = self.hear(batch, columns).await {
                 return end;
             }
         }
     }
 
-    async fn hear(&mut self, batch: NewsBatch, columns: &[String], is_resuming: &mut bool) -> Result<(), End> {
+    async fn hear(&mut self, batch: NewsBatch, columns: &[String]) -> Result<(), End> {
         if !std::mem::replace(&mut self.has_begun, true) {
             let cursor = if self.cursor.is_empty() { batch.cursor.clone() } else { self.cursor.clone() };
             let columns = columns.to_vec();
             self.send(WatchIndicatorsResponse { cursor, columns, ..Default::default() }).await?;
         }
-        // What was missed ends with an empty message that moves on.
-        let is_end = batch.news.is_empty() && batch.cursor != self.cursor;
-        let is_over = is_end || !*is_resuming;
-        *is_resuming = !is_over;
         // The beginning ends with one of its own.
         let is_sign_of_life = batch.news.is_empty() && self.is_primed;
         let jobs = self.jobs(batch.news);
         let (updates, failures) = self.work(jobs).await?;
         self.publish(updates, failures, batch.cursor, is_sign_of_life).await?;
-        if is_over && !self.is_primed {
+        if batch.is_caught_up && !self.is_primed {
             self.prime().await?;
-            self.publish(Vec::new(), Vec::new(), self.cursor.clone(), true).await?;
+            let cursor = self.said.clone();
+            self.send(WatchIndicatorsResponse { cursor, caught_up: true, ..Default::default() }).await?;
         }
         Ok(())
     }
@@ -268,6 +267,7 @@ impl Follower {
         }
         for job in &mut jobs {
             job.happened.add(&job.news);
+            job.told = job.told.filter(|told| !told.was_assumed(&job.news));
         }
         if let Some(place) = latest.filter(|_| may_be_cut) {
             jobs[place].is_cut = true;
@@ -331,7 +331,7 @@ impl Follower {
         Ok(outcomes)
     }
 
-    /// Makes sure that every series knows what was stored when aggregation's stream began, and tells a new subscriber of it.
+    /// Makes sure that every series knows what was stored when live news began, and tells a new subscriber of it.
     async fn prime(&mut self) -> Result<(), End> {
         let revisions = self.revisions().await?;
         let unprimed: Vec<(usize, Arc<Series>, u64)> = self
@@ -344,13 +344,15 @@ impl Follower {
                 (index, Arc::clone(&followed.series), revision)
             })
             .collect();
-        let (reader, scribe) = (self.ports.reader.clone(), Arc::clone(&self.scribe));
+        let (reader, scribe, wants_snapshot) =
+            (self.ports.reader.clone(), Arc::clone(&self.scribe), self.wants_snapshot);
         let ready = |(index, series, revision): (usize, Arc<Series>, u64)| {
             let (reader, scribe) = (&reader, &scribe);
             async move {
                 let outcome = ready(reader, &series, revision).await.map(|()| {
                     let state = series.lock();
-                    (Told::all(&state), scribe.snapshot(&series, &state))
+                    let told = if wants_snapshot { Told::all(&state) } else { Told::assumed(&state) };
+                    (told, scribe.snapshot(&series, &state))
                 });
                 (index, outcome)
             }
@@ -364,7 +366,7 @@ impl Follower {
                 match outcome {
                     Ok((told, snapshot)) => {
                         followed.told = Some(told);
-                        if self.wants_snapshot {
+                        if wants_snapshot {
                             updates.extend(snapshot);
                         }
                     }
@@ -397,7 +399,7 @@ impl Follower {
         Ok(revisions)
     }
 
-    /// Sends updates in messages of bounded size, of which only the last moves the reader on.
+    /// Sends updates in messages of bounded size, of which only the last moves the reader on, unless something of it waits for more.
     async fn publish(
         &mut self,
         updates: Vec<IndicatorUpdate>,
@@ -406,7 +408,10 @@ impl Follower {
         is_sign_of_life: bool,
     ) -> Result<(), End> {
         count(&updates);
-        let before = std::mem::replace(&mut self.cursor, cursor);
+        self.cursor = cursor;
+        let is_waiting = matches!(self.last, Some((_, Some(_))));
+        let cursor = if is_waiting { &self.said } else { &self.cursor }.clone();
+        let before = std::mem::replace(&mut self.said, cursor);
         let is_due = is_sign_of_life || self.sent_at.elapsed() >= self.heartbeat;
         if updates.is_empty() && failures.is_empty() && !is_due {
             return Ok(());
@@ -417,7 +422,7 @@ impl Follower {
         loop {
             let part: Vec<IndicatorUpdate> = updates.by_ref().take(size).collect();
             let is_last = updates.peek().is_none();
-            let cursor = if is_last { self.cursor.clone() } else { before.clone() };
+            let cursor = if is_last { self.said.clone() } else { before.clone() };
             let failures = failures.take().unwrap_or_default();
             self.send(WatchIndicatorsResponse { updates: part, cursor, failures, ..Default::default() }).await?;
             if is_last {
@@ -434,7 +439,7 @@ impl Follower {
         match sent {
             Ok(()) => Ok(()),
             Err(SendTimeoutError::Closed(_)) => Err(End::Left),
-            Err(SendTimeoutError::Timeout(_)) => Err(LiveError::Slow(self.cursor.clone()).into()),
+            Err(SendTimeoutError::Timeout(_)) => Err(LiveError::Slow(self.said.clone()).into()),
         }
     }
 }
@@ -443,6 +448,11 @@ impl Follower {
 fn attempt(mut job: Job, scribe: &Scribe) -> Outcome {
     let series = Arc::clone(&job.series);
     let mut state = series.lock();
+    // Its news begin at its cursor, which what is known may not reach: even the next revision may not be all that is missing.
+    if job.told.is_none() && !state.knows(job.happened.revision) {
+        let revision = job.happened.revision.max(state.revision.unwrap_or_default());
+        return Outcome::Behind(job, revision);
+    }
     if let Taken::Behind { revision } = state.take(&series.specs, &job.news, job.is_cut) {
         return Outcome::Behind(job, revision);
     }
@@ -472,6 +482,7 @@ async fn finish(
                     Err(error) => return (job, Err(error.into())),
                 };
                 let account = scribe.tell(&job.series, &state, &mut job.told, &job.happened, job.is_whole);
+                job.told = job.told.map(Told::of_another);
                 (job, account)
             }
             Outcome::Behind(job, revision) => {

@@ -25,6 +25,8 @@ pub(super) struct Told {
     heard: Millis,
     /// Open time of the last candle whose close was told.
     closed: Millis,
+    /// Revision up to which that is a guess: one that comes back knows the series as it was at the cursor, not as it was found.
+    assumed: u64,
 }
 
 impl Told {
@@ -35,7 +37,23 @@ impl Told {
             version: state.version,
             heard: state.recent.back().map_or(Millis::MIN, |recent| recent.open_time),
             closed: closed.map_or(Millis::MIN, |recent| recent.open_time),
+            assumed: 0,
         }
+    }
+
+    /// Of one that comes back and was told nothing of the series, as nothing happened to it up to where live news begin.
+    pub(super) fn assumed(state: &State) -> Told {
+        Told { assumed: state.revision.unwrap_or_default(), ..Told::all(state) }
+    }
+
+    /// Whether the guess is wrong, as the news say what happened between the cursor and when the series was found.
+    pub(super) fn was_assumed(&self, news: &[CandleNews]) -> bool {
+        news.iter().any(|one| one.revision <= self.assumed)
+    }
+
+    /// Of one who was told from another state than that of the series: all of that counts as changed.
+    pub(super) fn of_another(self) -> Told {
+        Told { version: 0, ..self }
     }
 }
 
@@ -151,6 +169,7 @@ impl Scribe {
                 version: state.version,
                 heard: before.heard.max(happened.events.keys().next_back().copied().unwrap_or(Millis::MIN)),
                 closed: before.closed.max(closes.map_or(Millis::MIN, |(at, _)| *at)),
+                ..before
             });
         }
         account

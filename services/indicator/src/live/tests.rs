@@ -18,6 +18,7 @@ use super::*;
 use crate::query::Query;
 
 mod bounds;
+mod resume;
 
 const MINUTE: Millis = 60_000;
 /// 2024-01-02 00:00 UTC.
@@ -95,7 +96,7 @@ fn at(update: &IndicatorUpdate) -> Millis {
 struct Heard {
     stream: BoxStream<'static, Result<WatchIndicatorsResponse, Status>>,
     cursor: String,
-    empties: usize,
+    is_caught_up: bool,
     /// By instrument and open time, in order.
     events: BTreeMap<(String, Millis), Vec<IndicatorUpdate>>,
 }
@@ -103,7 +104,7 @@ struct Heard {
 impl World {
     async fn watch(&self, request: WatchIndicatorsRequest) -> Result<Heard, LiveError> {
         let stream = self.live.watch(Subscription::try_from(request)?).await?;
-        Ok(Heard { stream, cursor: String::new(), empties: 0, events: BTreeMap::new() })
+        Ok(Heard { stream, cursor: String::new(), is_caught_up: false, events: BTreeMap::new() })
     }
 
     /// What the reference engine answers at a revision.
@@ -138,11 +139,11 @@ impl Heard {
         let goal = world.room.cursor();
         let mut told = Vec::new();
         let all = async {
-            // The head is empty, and so is the end of the beginning. What was missed is not complete until its end.
-            while self.empties < 2 || !self.cursor.starts_with(&goal) || self.cursor.ends_with('m') {
+            while !self.is_caught_up || !self.cursor.starts_with(&goal) {
                 let message = self.stream.next().await.unwrap().unwrap();
                 self.cursor = message.cursor;
-                self.empties += usize::from(message.updates.is_empty());
+                assert!(!message.caught_up || (message.updates.is_empty() && !self.is_caught_up));
+                self.is_caught_up |= message.caught_up;
                 for update in message.updates {
                     self.events.entry((update.instrument_key.clone(), at(&update))).or_default().push(update.clone());
                     told.push(update);
@@ -269,7 +270,10 @@ async fn whatever_is_put_what_is_told_is_what_is_answered_and_the_last_is_not_st
                 let place = if round % 2 == 0 { &world } else { &replica };
                 let cursor = restless.cursor.clone();
                 restless.stream = place.watch(watching(&names, true, &cursor)).await.unwrap().stream;
-                restless.empties = 0;
+                restless.is_caught_up = false;
+                if random.random_bool(0.5) {
+                    step(&mut random, &world.room, key, &mut now);
+                }
                 restless.listen(&world).await;
                 resumed += 1;
             } else if random.random_bool(0.3) {

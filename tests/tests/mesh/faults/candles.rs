@@ -38,7 +38,7 @@ impl Listeners {
 
     /// Waits until everything stored has been told.
     pub(super) async fn settle(&self, traffic: &Traffic) -> Result<()> {
-        let asked = Instant::now();
+        let (asked, before) = (Instant::now(), self.progress());
         loop {
             let stored = stored(traffic).await?;
             let wrong = self.listeners.iter().find_map(|listener| listener.judge(&stored));
@@ -46,9 +46,17 @@ impl Listeners {
                 println!("{} candles are stored as they were told", stored.len());
                 return Ok(());
             };
-            ensure!(asked.elapsed() < RECOVERY, "told and stored differ: {wrong}");
+            ensure!(
+                asked.elapsed() < RECOVERY,
+                "told and stored differ: {wrong}; messages and times caught up were {before:?}, are {:?}",
+                self.progress()
+            );
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+    }
+
+    fn progress(&self) -> [(u64, u64); 2] {
+        [self.listeners[0].progress(), self.listeners[1].progress()]
     }
 
     /// Waits for their ends, once they were told to stop.

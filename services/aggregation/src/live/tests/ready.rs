@@ -189,7 +189,7 @@ async fn what_falls_due_while_a_subscription_is_made_ready_is_told_once_or_was_b
 
         *eventful.random.lock().unwrap() = Some(StdRng::seed_from_u64(seed));
         let cursor = if is_resumed { heard.cursor.clone() } else { String::new() };
-        let stream = world.watch(watching(named, &WATCHED, &cursor)).await.unwrap().stream;
+        let stream = world.watch(watching(named, &WATCHED, &cursor)).await.unwrap();
         let all_ready = async {
             while eventful.happened.load(Ordering::SeqCst) < INSTRUMENTS {
                 tokio::task::yield_now().await;
@@ -197,7 +197,7 @@ async fn what_falls_due_while_a_subscription_is_made_ready_is_told_once_or_was_b
         };
         tokio::time::timeout(Duration::from_secs(20), all_ready).await.expect("made ready in time");
         *eventful.random.lock().unwrap() = None;
-        heard.stream = stream;
+        heard.goes_on_with(stream);
         let now = world.clock.now();
         if !is_resumed {
             heard.events.clear();

@@ -170,7 +170,7 @@ async fn a_resumption_that_is_cut_off_again_and_again_goes_on_where_it_was() {
             world.put(key, [cuts - MISSED, cuts - 1, cuts].map(|at| minute(NOON + at * MINUTE, 2.0)).to_vec());
         }
         world.live.locate().await;
-        heard.stream = world.watch(watching(&[], &WATCHED, &heard.cursor)).await.unwrap().stream;
+        heard.goes_on_with(world.watch(watching(&[], &WATCHED, &heard.cursor)).await.unwrap());
         heard.take(now).await;
         if heard.position().is_some() {
             break;
@@ -198,7 +198,7 @@ async fn who_leaves_in_the_middle_of_a_step_resumes_there() {
     world.ledger.put(&keys.clone().map(|key| (key, Timeframe::M1, rows.clone())));
     let here = world.live.locate().await;
     assert!(heard.take(NOON).await.len() > 4000 && heard.position().is_none(), "{}", heard.cursor);
-    heard.stream = world.watch(watching(&[], &WATCHED, &heard.cursor)).await.unwrap().stream;
+    heard.goes_on_with(world.watch(watching(&[], &WATCHED, &heard.cursor)).await.unwrap());
     heard.listen(here, NOON).await;
     check_once(&world, &heard, &keys, &BTreeSet::new(), "left").await;
     assert_eq!(heard.events.values().map(Vec::len).sum::<usize>(), 2 * (24_000 + 4800));
@@ -213,7 +213,7 @@ async fn for_another_filter_a_resumption_that_was_cut_off_begins_again() {
     heard.listen(here, NOON).await;
     world.put(&key, (1..=12_000).map(|back| minute(NOON - back * MINUTE, 1.0)).collect());
     let here = world.live.locate().await;
-    heard.stream = world.watch(watching(&[], &WATCHED, &heard.cursor)).await.unwrap().stream;
+    heard.goes_on_with(world.watch(watching(&[], &WATCHED, &heard.cursor)).await.unwrap());
     let told = heard.take(NOON).await.len();
     assert!(heard.cursor.parse::<Cursor>().unwrap().progress.is_some());
     let mut same = world.watch(watching(&[], &WATCHED, &heard.cursor)).await.unwrap();

@@ -86,13 +86,13 @@ impl super::Message for WatchIndicatorsResponse {
     }
 
     fn text(self, columns: &Arc<[String]>) -> String {
-        let WatchIndicatorsResponse { updates, cursor, failures, .. } = self;
+        let WatchIndicatorsResponse { updates, cursor, failures, caught_up, .. } = self;
         let mut text = String::with_capacity(updates.len() * (200 + 30 * columns.len()) + 64);
         for failure in failures {
             let _ = writeln!(text, "event: failure\ndata: {}\n", failed(failure));
         }
         let events = updates.into_iter().map(|update| (name(update.event()), data(update, columns)));
-        super::write(&mut text, events, &cursor);
+        super::write(&mut text, events, &cursor, caught_up);
         text
     }
 }
