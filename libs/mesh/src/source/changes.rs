@@ -48,6 +48,20 @@ pub trait Changes: Send + Sync + Debug {
         &self,
         after_sequence: Option<u64>,
     ) -> Result<BoxStream<'static, Result<ChangeBatch, RemoteError>>, RemoteError>;
+
+    /// The same after a sequence without any candles, which need not be read then: for who looks back over many.
+    async fn records(
+        &self,
+        after_sequence: u64,
+    ) -> Result<BoxStream<'static, Result<ChangeBatch, RemoteError>>, RemoteError> {
+        let batches = self.watch(Some(after_sequence)).await?;
+        let without = |change| StoredChange { candles: None, ..change };
+        let strip = move |batch: ChangeBatch| ChangeBatch {
+            changes: batch.changes.into_iter().map(without).collect(),
+            ..batch
+        };
+        Ok(batches.map_ok(strip).boxed())
+    }
 }
 
 #[tonic::async_trait]
@@ -56,7 +70,24 @@ impl Changes for RemoteIngestion {
         &self,
         after_sequence: Option<u64>,
     ) -> Result<BoxStream<'static, Result<ChangeBatch, RemoteError>>, RemoteError> {
-        let request = WatchChangesRequest { instrument_keys: Vec::new(), after_sequence, include_candles: true };
+        self.log(after_sequence, true).await
+    }
+
+    async fn records(
+        &self,
+        after_sequence: u64,
+    ) -> Result<BoxStream<'static, Result<ChangeBatch, RemoteError>>, RemoteError> {
+        self.log(Some(after_sequence), false).await
+    }
+}
+
+impl RemoteIngestion {
+    async fn log(
+        &self,
+        after_sequence: Option<u64>,
+        include_candles: bool,
+    ) -> Result<BoxStream<'static, Result<ChangeBatch, RemoteError>>, RemoteError> {
+        let request = WatchChangesRequest { instrument_keys: Vec::new(), after_sequence, include_candles };
         let answers = self.changes.clone().watch_changes(request).await?.into_inner();
         let batches = answers.map_err(RemoteError::from).and_then(|answer| async move { batch(answer) });
         Ok(batches.boxed())

@@ -64,6 +64,9 @@ const AHEAD: Duration = Duration::from_secs(5);
 const JOIN_ATTEMPTS: usize = 3;
 /// How long an attempt waits for the hub, which may itself be waiting for ingestion. A step of it takes a fraction of this.
 const JOIN_WAIT: Duration = Duration::from_secs(3);
+/// How long the hub waits for the change log, whoever waits for the hub: an ingestion that is that slow is often so under load, and one
+/// opening after the other would never come to its end.
+const OPEN_WAIT: Duration = Duration::from_secs(20);
 /// How long it then waits for its seat: the newest candles of every instrument are read first. Below the deadline that a call without
 /// one gets, so that the answer says what happened.
 const SEAT_WAIT: Duration = Duration::from_secs(25);
@@ -248,7 +251,8 @@ struct Running {
 pub(crate) struct Live {
     config: Config,
     ports: hub::Ports,
-    hub: Mutex<Option<Running>>,
+    /// Locked while it is opened.
+    hub: Arc<Mutex<Option<Running>>>,
     places: Arc<Semaphore>,
     resumptions: Arc<Semaphore>,
 }
@@ -265,7 +269,7 @@ impl Live {
         let ports = hub::Ports { reader: Reader { aggregator, engine }, changes, clock, drain };
         let places = Arc::new(Semaphore::new(config.max_subscribers));
         let resumptions = Arc::new(Semaphore::new(RESUMPTIONS));
-        Live { config, ports, hub: Mutex::default(), places, resumptions }
+        Live { config, ports, hub: Arc::default(), places, resumptions }
     }
 
     /// Messages from the cursor on, or from now on.
@@ -371,9 +375,9 @@ impl Live {
         Ok(seat.ok().map(|seat| (seat, told)))
     }
 
-    /// The hub, started if there is none.
+    /// The hub, started if there is none. That goes on when nobody waits for it any more, and is there for who comes next.
     async fn running(&self) -> Result<(mpsc::Sender<Command>, watch::Receiver<Position>), LiveError> {
-        let mut hub = self.hub.lock().await;
+        let mut hub = Arc::clone(&self.hub).lock_owned().await;
         if let Some(running) = hub.as_ref().filter(|running| !running.commands.is_closed()) {
             return Ok((running.commands.clone(), running.told.clone()));
         }
@@ -381,14 +385,13 @@ impl Live {
         let (sender, told) = watch::channel(Position::default());
         let (ports, config) = (self.ports.clone(), self.config.clone());
         // A task of its own has no request context: the log, which all subscribers share, must not carry the deadline of the first.
-        let opening =
-            tokio::spawn(
-                async move { tokio::time::timeout(JOIN_WAIT, Hub::open(ports, &config, receiver, sender)).await },
-            );
-        let opened = opening.await.map_err(|_| LiveError::NotReady)?.map_err(|_| LiveError::NotReady)??;
-        tokio::spawn(opened.run());
-        *hub = Some(Running { commands: commands.clone(), told: told.clone() });
-        Ok((commands, told))
+        let opening = tokio::spawn(async move {
+            let opened = tokio::time::timeout(OPEN_WAIT, Hub::open(ports, &config, receiver, sender)).await;
+            tokio::spawn(opened.map_err(|_| LiveError::NotReady)??.run());
+            *hub = Some(Running { commands: commands.clone(), told: told.clone() });
+            Ok((commands, told))
+        });
+        opening.await.map_err(|_| LiveError::NotReady)?
     }
 
     /// Everything due has been told: where the hub then stands.

@@ -28,7 +28,7 @@ pub(super) async fn revisions_at(
     if end <= sequence {
         return Ok(revisions);
     }
-    let mut log = changes.watch(Some(sequence)).await?;
+    let mut log = changes.records(sequence).await?;
     let (mut reached, mut seen) = (sequence, HashSet::new());
     while reached < end {
         let batch = log.try_next().await?.ok_or_else(ended)?;

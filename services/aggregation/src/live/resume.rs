@@ -188,7 +188,7 @@ impl Catching {
         if reached >= to.sequence {
             return Ok(missed);
         }
-        let mut log = self.changes.watch(Some(reached)).await.map_err(expired)?;
+        let mut log = self.changes.records(reached).await.map_err(expired)?;
         while reached < to.sequence {
             let batch = log.try_next().await.map_err(expired)?.ok_or_else(ended)?;
             reached = batch.sequence.max(reached);
@@ -200,7 +200,7 @@ impl Catching {
                 if count > MAX_MISSED {
                     return Err(LiveError::TooMuchMissed(MAX_MISSED));
                 }
-                missed.entry(change.key.clone()).or_default().push(StoredChange { candles: None, ..change });
+                missed.entry(change.key.clone()).or_default().push(change);
             }
         }
         Ok(missed)

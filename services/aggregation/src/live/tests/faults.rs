@@ -1,12 +1,12 @@
 //! What subscribers hear when something around the hub fails.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::stream;
 use market::{CorporateAction, Instrument};
 use mesh::context::RequestContext;
 use mesh::source::{ChangeBatch, Group, SourceCoverage};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::*;
 
@@ -29,6 +29,9 @@ struct Faulty {
     tried: Notify,
     is_opened_for_a_request: AtomicBool,
     is_unlisted: AtomicBool,
+    /// Openings of the log at its end that have begun, and those that may go on.
+    opened: AtomicUsize,
+    openings: Semaphore,
     /// Asking what is stored panics.
     is_broken: AtomicBool,
 }
@@ -43,6 +46,8 @@ fn faulty(resumed: Resumed, config: Config) -> (World, Arc<Faulty>) {
             tried: Notify::new(),
             is_opened_for_a_request: AtomicBool::default(),
             is_unlisted: AtomicBool::default(),
+            opened: AtomicUsize::new(0),
+            openings: Semaphore::new(Semaphore::MAX_PERMITS),
             is_broken: AtomicBool::default(),
         });
         made = Some(Arc::clone(&faulty));
@@ -61,6 +66,10 @@ impl Changes for Faulty {
         &self,
         after_sequence: Option<u64>,
     ) -> Result<BoxStream<'static, Result<ChangeBatch, RemoteError>>, RemoteError> {
+        if after_sequence.is_none() {
+            self.opened.fetch_add(1, Ordering::SeqCst);
+            self.openings.acquire().await.unwrap().forget();
+        }
         match (after_sequence, self.resumed) {
             (None, Resumed::Fails(code)) => {
                 self.is_opened_for_a_request.store(RequestContext::current().is_some(), Ordering::SeqCst);
@@ -134,6 +143,19 @@ async fn the_log_is_opened_without_the_deadline_of_the_first_subscriber() {
     };
     context.scope(world.watch(watching(&[], &["1m"], ""))).await.unwrap();
     assert!(!faulty.is_opened_for_a_request.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_log_that_opens_slowly_is_opened_once_and_is_there_for_who_comes_back() {
+    let (world, faulty) = faulty(Resumed::Fails(Code::Unavailable), Config::default());
+    faulty.openings.forget_permits(Semaphore::MAX_PERMITS);
+    let refused = world.watch(watching(&[], &["1m"], "")).await.err().unwrap();
+    assert!(matches!(refused, LiveError::NotReady), "{refused}");
+    let mut again = Box::pin(world.watch(watching(&[], &["1m"], "")));
+    assert!(tokio::time::timeout(Duration::from_millis(100), &mut again).await.is_err());
+    assert_eq!(faulty.opened.load(Ordering::SeqCst), 1);
+    faulty.openings.add_permits(10);
+    assert!(again.await.unwrap().take(NOON).await.is_empty());
 }
 
 #[tokio::test]
