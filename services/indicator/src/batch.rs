@@ -280,9 +280,11 @@ impl Batch {
             self.context.clone().map(|context| RequestContext { deadline, priority: Priority::Batch, ..context });
         let work = AssertUnwindSafe(resume(context, self.answer(&query, current))).catch_unwind();
         let outcome = match timeout(self.item_timeout, work).await {
-            Ok(Ok(answer)) => answer.map_err(Missed::from),
+            Ok(Ok(Ok(answer))) => Ok(answer),
             Ok(Err(_)) => Err(Missed::Panicked(query.key.clone())),
-            Err(_) => Err(Missed::Late { key: query.key.clone(), limit: self.item_timeout }),
+            // Whoever is asked has the item's time and may be the first to say that it is over.
+            Ok(Ok(Err(error))) if error.code() != Code::DeadlineExceeded => Err(error.into()),
+            Ok(Ok(Err(_))) | Err(_) => Err(Missed::Late { key: query.key.clone(), limit: self.item_timeout }),
         };
         let label = outcome.as_ref().map_or_else(Missed::outcome, |_| "answer");
         metrics::counter!(ITEMS, "outcome" => label).increment(1);

@@ -9,7 +9,7 @@ import traceback
 from datetime import datetime, timezone
 from pathlib import Path
 
-from harness import cases, data, indicator_cases, mesh_cases, report, store_cases
+from harness import cases, data, indicator_cases, mesh_cases, report, service_cases, store_cases
 from harness.measure import run_case
 from harness.servers import Postgres
 from harness.side import BENCH, ROOT, Programs
@@ -87,6 +87,10 @@ class Run:
                 return indicator_cases.stream(self.programs, self.options, self.folder)
             case "indicators-scale":
                 return indicator_cases.scaled(self.programs, self.options, self.folder)
+            case "cache":
+                return service_cases.cache(self.programs, self.options)
+            case "batch":
+                return service_cases.batch(self.programs, self.options, self.needs_postgres())
             case "store":
                 return self.needs_stored().store()
             case "read":

@@ -222,13 +222,15 @@ MONTH = Case(
 )
 
 MEASURED = [RESAMPLE, INDICATORS, INDICATORS_MANY, INDICATORS_STREAM, STORE, READ, MONTH]
-# Cases with a flow of their own, in harness/mesh_cases.py.
+# In the order of the page; some have a flow of their own, in harness/*_cases.py.
 NAMES = [
     "resample",
     "indicators",
     "indicators-many",
     "indicators-stream",
     "indicators-scale",
+    "cache",
+    "batch",
     "store",
     "read",
     "month",

@@ -97,6 +97,9 @@ class Mesh:
         self.folder.mkdir(parents=True)
         self.processes = {}
         self.addresses = {}
+        # Settings of every role, and arguments of one.
+        self.environment = {}
+        self.arguments = {}
 
     def up(self):
         self.start("up", ["up", "--data-dir", self.folder / "data", "--listen", "127.0.0.1:0"], {})
@@ -105,8 +108,8 @@ class Mesh:
     def serve(self, database_url):
         for role in ROLES:
             upstreams = {f"CANDLEMESH_UPSTREAMS__{name.upper()}": f"http://{at}" for name, at in self.addresses.items()}
-            environment = {"CANDLEMESH_DATABASE_URL": database_url, **upstreams}
-            self.start(role, ["serve", role, "--listen", "127.0.0.1:0"], environment)
+            environment = {"CANDLEMESH_DATABASE_URL": database_url, **upstreams, **self.environment}
+            self.start(role, ["serve", role, "--listen", "127.0.0.1:0", *self.arguments.get(role, [])], environment)
         return self
 
     def start(self, name, arguments, environment):

@@ -323,9 +323,12 @@ mod tests {
             Cache::local(1 << 20, Duration::from_secs(60)).with_shared(address, SharedSettings::default(), pool);
         let compute = async { Ok::<_, std::io::Error>(Bytes::from_static(b"v")) };
         assert_eq!(cache.get_or_compute("k", compute).await.unwrap().1, Source::Computed);
-        while cache.statistics().await.shared_errors == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let counted = async {
+            while cache.statistics().await.shared_errors == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), counted).await.expect("the error is counted");
         assert!(!cache.statistics().await.shared_connected);
         assert!(cache.drop_tagged("", "k").await.shared.is_err());
     }

@@ -296,9 +296,12 @@ mod tests {
 
     /// Until `count` calls wait.
     async fn until_waiting(limit: &ConnectionLimit, count: usize) {
-        while limit.statistics().waiting != count {
-            tokio::task::yield_now().await;
-        }
+        let wait = async {
+            while limit.statistics().waiting != count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(WAIT, wait).await.expect("so many wait in time");
     }
 
     fn waiter(limit: &Arc<ConnectionLimit>) -> tokio::task::JoinHandle<Result<Permit, sqlx::Error>> {

@@ -21,6 +21,9 @@ fn many(count: usize) -> BatchComputeIndicatorsRequest {
     }
 }
 
+/// Its candles are asked of somebody who says first that the time is over.
+const EXPIRES: &str = "US|MANY3999";
+
 /// Candles that keep count of who waits for them; those of `stuck` never come, nor do any after the first `answers`.
 #[derive(Debug)]
 struct Watched {
@@ -66,6 +69,9 @@ impl Candles for Watched {
         self.peak.fetch_max(now, Ordering::SeqCst);
         if key.as_str() == self.stuck || call >= self.answers {
             pending::<()>().await;
+        }
+        if key.as_str() == EXPIRES {
+            return Err(RemoteError::from_status(&tonic::Status::deadline_exceeded("the call took too long")));
         }
         // Others get a chance to be in flight too.
         tokio::task::yield_now().await;
@@ -141,12 +147,14 @@ async fn an_item_without_an_answer_in_its_time_fails_alone() {
     let service = watched.serve(Config::default(), &pool).await;
     let timeout = |millis: i32| Some(prost_types::Duration { seconds: 0, nanos: millis * 1_000_000 });
     let mut asked = BatchComputeIndicatorsRequest { item_timeout: timeout(100), ..many(5) };
-    asked.instrument_keys.insert(0, KEY.into());
+    asked.instrument_keys.splice(0..0, [KEY.to_owned(), EXPIRES.to_owned()]);
     let items = service.grpc().batch_compute_indicators(asked).await.unwrap().into_inner();
     let items: Vec<_> = items.try_collect().await.unwrap();
-    assert_eq!(items.len(), 6);
-    let stuck = items.iter().find(|item| item.instrument_key == KEY).unwrap();
-    assert_eq!(fault(stuck), Some((Code::DeadlineExceeded as i32, "ITEM_TIMEOUT")));
+    assert_eq!(items.len(), 7);
+    for late in [KEY, EXPIRES] {
+        let late = items.iter().find(|item| item.instrument_key == late).unwrap();
+        assert_eq!(fault(late), Some((Code::DeadlineExceeded as i32, "ITEM_TIMEOUT")));
+    }
     for refused in [timeout(0), timeout(-1)] {
         let asked = BatchComputeIndicatorsRequest { item_timeout: refused, ..many(1) };
         let status = service.grpc().batch_compute_indicators(asked).await.unwrap_err();

@@ -239,9 +239,12 @@ async fn a_full_queue_refuses_and_cancelling_frees_it() {
     (world.config.max_concurrent_studies, world.config.max_queued) = (1, 1);
     let service = world.start().await;
     service.create("first", &small(&[STALLED])).await.unwrap();
-    while service.study("first").await.state() != StudyState::Running {
-        tokio::task::yield_now().await;
-    }
+    let runs = async {
+        while service.study("first").await.state() != StudyState::Running {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), runs).await.expect("the first runs");
     service.create("second", &small(&[SHARE])).await.unwrap();
     let status = service.create("third", &small(&[SHARE])).await.unwrap_err();
     assert_eq!(refusal(status), (Code::ResourceExhausted, "QUEUE_FULL".into(), vec![]));
@@ -298,9 +301,12 @@ async fn a_study_goes_on_after_a_crash_and_after_a_drain() {
         if done == 0 {
             service.create("long", &large()).await.unwrap();
         }
-        while service.study("long").await.trials_done <= done {
-            tokio::task::yield_now().await;
-        }
+        let goes_on = async {
+            while service.study("long").await.trials_done <= done {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), goes_on).await.expect("trials are done");
         end(service).await;
         let study = world.stores.studies.study("long").await.unwrap().unwrap();
         assert_eq!((study.state.as_str(), study.progress_done < 1500), ("running", true));

@@ -136,7 +136,7 @@ async fn a_small_subscription_does_not_wait_for_a_large_one_and_who_leaves_is_fo
     };
     tokio::select! {
         _ = &mut large => panic!("it has its seat without the answers"),
-        () = begun => {}
+        begun = tokio::time::timeout(Duration::from_secs(20), begun) => begun.expect("it asks"),
     };
     let mut small = Box::pin(world.watch(watching(&names[149..], &["1m"], "")));
     assert!((&mut small).now_or_never().is_none());
