@@ -10,7 +10,7 @@ use super::Inputs;
 use super::columns::{Scratch, bands_into, highest_into, lowest_into, mean_into};
 use super::fold::Machine;
 use super::lanes::{self, BLOCK, Lanes};
-use super::plan::{Plan, Step, Window};
+use super::plan::{Follower, Plan, Step, Window};
 use super::rows;
 use super::source::Source;
 use super::spec::Spec;
@@ -48,7 +48,7 @@ pub struct Fused {
 #[derive(Debug, Clone)]
 struct Track {
     lanes: Lanes,
-    steps: Vec<Step>,
+    followers: Vec<Follower>,
 }
 
 /// Buffers of columns whose first row is row `origin` of the candles.
@@ -149,7 +149,7 @@ impl Fused {
                 let end = piece_end.min(first + BLOCK);
                 track.lanes.fill(inputs, first, end - first);
                 lanes::advance(&mut track.lanes, inputs.day, first, end - first);
-                track.finish(first, end, &mut target);
+                track.finish(plan, first, end, &mut target);
                 plan.narrow(inputs, first, end, &mut target, scratch);
             }
             for window in plan.wide_windows() {
@@ -173,7 +173,7 @@ impl Fused {
             let end = rows.min(first + BLOCK);
             track.lanes.fill(inputs, first, end - first);
             lanes::advance(&mut track.lanes, inputs.day, first, end - first);
-            track.finish(first, end, &mut target);
+            track.finish(plan, first, end, &mut target);
             plan.narrow(inputs, first, end, &mut target, scratch);
         }
         plan.rest(inputs, &mut target, scratch, stop)
@@ -252,25 +252,28 @@ fn advance_machine(
 
 impl Track {
     fn new(plan: &Plan) -> Self {
-        Self { lanes: Lanes::new(&plan.lanes), steps: plan.steps.clone() }
+        Self { lanes: Lanes::new(&plan.lanes), followers: plan.followers.clone() }
     }
 
     /// Goes back to before the first row.
     fn reset(&mut self, plan: &Plan) {
         self.lanes.reset();
-        self.steps.clone_from(&plan.steps);
+        self.followers.clone_from(&plan.followers);
     }
 
     /// Makes columns of the lanes once they have advanced.
-    fn finish(&mut self, first: usize, end: usize, out: &mut Target<'_>) {
-        for step in &mut self.steps {
+    fn finish(&mut self, plan: &Plan, first: usize, end: usize, out: &mut Target<'_>) {
+        for step in &plan.steps {
             step.finish(&self.lanes, first, end, out);
+        }
+        for follower in &mut self.followers {
+            follower.finish(&self.lanes, first, end, out);
         }
     }
 }
 
 impl Step {
-    fn finish(&mut self, lanes: &Lanes, first: usize, end: usize, out: &mut Target<'_>) {
+    fn finish(&self, lanes: &Lanes, first: usize, end: usize, out: &mut Target<'_>) {
         let values = |place: &usize| &lanes.values(*place)[..end - first];
         match self {
             Self::Copy { lane, column } => out.rows(*column, first, end).copy_from_slice(values(lane)),
@@ -285,6 +288,14 @@ impl Step {
                 rows::directional(out, values(movement), values(range));
                 blank(out, first, *undefined);
             }
+        }
+    }
+}
+
+impl Follower {
+    fn finish(&mut self, lanes: &Lanes, first: usize, end: usize, out: &mut Target<'_>) {
+        let values = |place: &usize| &lanes.values(*place)[..end - first];
+        match self {
             Self::Adx { plus, minus, range, undefined, mean, column } => {
                 let out = out.rows(*column, first, end);
                 rows::directional_index(out, values(plus), values(minus), values(range));

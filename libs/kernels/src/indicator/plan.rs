@@ -1,5 +1,7 @@
 //! What engine V2 does for a set of specs, with everything shared that can be.
 
+use serde::{Deserialize, Serialize};
+
 use super::lanes::LaneSpec;
 use super::smooth::{DirectionMean, Shape, Smooth};
 use super::source::Source;
@@ -10,6 +12,7 @@ use super::spec::{Kind, Spec};
 pub(super) struct Plan {
     pub(super) lanes: Vec<LaneSpec>,
     pub(super) steps: Vec<Step>,
+    pub(super) followers: Vec<Follower>,
     pub(super) windows: Vec<Window>,
     /// Columns that are the true range itself.
     pub(super) true_ranges: Vec<usize>,
@@ -19,12 +22,17 @@ pub(super) struct Plan {
 }
 
 /// Turns lanes into output columns.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Step {
     Copy { lane: usize, column: usize },
     Rsi { gain: usize, loss: usize, column: usize },
     Vwap { turnover: usize, volume: usize, column: usize },
     Directional { movement: usize, range: usize, undefined: usize, column: usize },
+}
+
+/// Turns lanes into output columns and remembers something of its own from row to row.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum Follower {
     Adx { plus: usize, minus: usize, range: usize, undefined: usize, mean: DirectionMean, column: usize },
     Macd { fast: usize, slow: usize, signal: Smooth, undefined: usize, column: usize },
 }
@@ -51,7 +59,7 @@ impl Plan {
         plan
     }
 
-    fn add(&mut self, kind: Kind, column: usize) {
+    pub(super) fn add(&mut self, kind: Kind, column: usize) {
         match kind {
             Kind::Sma { period } => self.windows.push(Window::Sma { period, column }),
             Kind::Bands { period, multiplier } => {
@@ -87,7 +95,7 @@ impl Plan {
                 let signal = Smooth::new(Shape::exponential(signal));
                 let fast = self.lane(Source::Close, slow - fast, Shape::exponential(fast));
                 let slow = self.lane(Source::Close, 0, Shape::exponential(slow));
-                self.steps.push(Step::Macd { fast, slow, signal, undefined, column });
+                self.followers.push(Follower::Macd { fast, slow, signal, undefined, column });
             }
             Kind::PlusDi { period } => self.directional(Source::PlusMovement, period, column),
             Kind::MinusDi { period } => self.directional(Source::MinusMovement, period, column),
@@ -97,7 +105,7 @@ impl Plan {
                 let minus = self.lane(Source::MinusMovement, 1, shape);
                 let range = self.lane(Source::TrueRange, 1, shape);
                 let mean = DirectionMean::new(period);
-                self.steps.push(Step::Adx { plus, minus, range, undefined: period, mean, column });
+                self.followers.push(Follower::Adx { plus, minus, range, undefined: period, mean, column });
             }
             Kind::TrueRange => self.true_ranges.push(column),
         }
@@ -122,28 +130,35 @@ impl Plan {
     }
 
     /// Brings the lanes into the order of their seeds, so that those past it are always the first ones.
-    fn sort_lanes(&mut self) {
+    pub(super) fn sort_lanes(&mut self) {
         let mut order: Vec<usize> = (0..self.lanes.len()).collect();
         order.sort_by_key(|&lane| self.lanes[lane].seeded_at());
         let mut places = vec![0; order.len()];
         order.iter().enumerate().for_each(|(place, &lane)| places[lane] = place);
         self.lanes = order.iter().map(|&lane| self.lanes[lane]).collect();
-        self.steps.iter_mut().for_each(|step| step.place(&places));
+        let steps = self.steps.iter_mut().flat_map(Step::lanes);
+        let followers = self.followers.iter_mut().flat_map(Follower::lanes);
+        steps.chain(followers).for_each(|lane| *lane = places[*lane]);
     }
 }
 
 impl Step {
-    /// Exchanges lane numbers for places.
-    fn place(&mut self, places: &[usize]) {
-        let lanes = match self {
+    fn lanes(&mut self) -> Vec<&mut usize> {
+        match self {
             Self::Copy { lane, .. } => vec![lane],
             Self::Rsi { gain, loss, .. } => vec![gain, loss],
             Self::Vwap { turnover, volume, .. } => vec![turnover, volume],
             Self::Directional { movement, range, .. } => vec![movement, range],
+        }
+    }
+}
+
+impl Follower {
+    fn lanes(&mut self) -> Vec<&mut usize> {
+        match self {
             Self::Adx { plus, minus, range, .. } => vec![plus, minus, range],
             Self::Macd { fast, slow, .. } => vec![fast, slow],
-        };
-        lanes.into_iter().for_each(|lane| *lane = places[*lane]);
+        }
     }
 }
 

@@ -1,27 +1,32 @@
 //! What the last rows hold, found in constant time per row.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use serde::{Deserialize, Serialize};
 
 /// The value of a series `period` rows ago.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Delay {
-    row: usize,
-    values: Vec<f64>,
+    place: usize,
+    is_full: bool,
+    values: Box<[f64]>,
 }
 
 impl Delay {
     pub(super) fn new(period: usize) -> Self {
-        Self { row: 0, values: vec![0.0; period] }
+        Self { place: 0, is_full: false, values: vec![0.0; period].into() }
     }
 
     /// Takes the next value; answers with the one `period` rows before it.
     pub(super) fn push(&mut self, x: f64) -> Option<f64> {
-        let place = self.row % self.values.len();
-        let before = std::mem::replace(&mut self.values[place], x);
-        self.row += 1;
-        (self.row > self.values.len()).then_some(before)
+        let before = mem::replace(&mut self.values[self.place], x);
+        let was_full = self.is_full;
+        let next = self.place + 1;
+        let is_last = next == self.values.len();
+        self.place = if is_last { 0 } else { next };
+        self.is_full |= is_last;
+        was_full.then_some(before)
     }
 }
 

@@ -1,6 +1,10 @@
 //! The series that recurrences smooth, made from the columns of candles.
 
+use serde::{Deserialize, Serialize};
+
 use super::Inputs;
+use super::fold::Row;
+use super::formula;
 use super::rows;
 
 /// Series that lanes smooth.
@@ -17,7 +21,57 @@ pub(super) enum Source {
     Volume,
 }
 
+/// What the series of a row need of the row before it.
+///
+/// In another order than in [`Row`], so that the compiler does not copy two prices at once: a row is often written price by price just
+/// before, and a wider read of it would wait until those writes have left the processor's queue, and everything before them.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Before {
+    low: f64,
+    high: f64,
+    close: f64,
+    pub(super) day: i32,
+}
+
+impl Before {
+    /// There is none.
+    pub(super) const NONE: Self = Self { low: f64::NAN, high: f64::NAN, close: f64::NAN, day: 0 };
+
+    #[inline(always)]
+    pub(super) fn of(row: &Row) -> Self {
+        Self { low: row.low, high: row.high, close: row.close, day: row.day }
+    }
+}
+
 impl Source {
+    pub(super) const COUNT: usize = Self::Volume as usize + 1;
+
+    /// All of them at one row, by their numbers, but for those that nobody needs and that take longer than to ask. What needs a row
+    /// before the first is of no use there.
+    #[inline(always)]
+    pub(super) fn all(row: &Row, before: &Before, is_needed: [bool; Self::COUNT]) -> [f64; Self::COUNT] {
+        let Row { high, low, close, volume, .. } = *row;
+        let mut all = [f64::NAN; Self::COUNT];
+        all[Self::Close as usize] = close;
+        all[Self::Gain as usize] = formula::gain(close, before.close);
+        all[Self::Loss as usize] = formula::loss(close, before.close);
+        all[Self::TrueRange as usize] = formula::true_range(high, low, before.close);
+        all[Self::Volume as usize] = volume;
+        if is_needed[Self::Turnover as usize] {
+            all[Self::Turnover as usize] = formula::turnover(high, low, close, volume);
+        }
+        if is_needed[Self::PlusMovement as usize] || is_needed[Self::MinusMovement as usize] {
+            let (up, down) = (high - before.high, before.low - low);
+            all[Self::PlusMovement as usize] = formula::plus_movement(up, down);
+            all[Self::MinusMovement as usize] = formula::minus_movement(up, down);
+        }
+        if is_needed[Self::SignedVolume as usize] {
+            let signed = formula::signed_volume(close, before.close, volume);
+            all[Self::SignedVolume as usize] = if before.close.is_nan() { volume } else { signed };
+        }
+        all
+    }
+
     /// Writes the rows from `first` on, as many as `out` has, times `factor`. What needs a row before the first is undefined there.
     pub(super) fn fill<'a>(self, inputs: &Inputs<'a>, first: usize, factor: f64, out: &mut [f64]) {
         let Inputs { high, low, close, volume, .. } = *inputs;

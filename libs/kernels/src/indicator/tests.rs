@@ -407,6 +407,19 @@ fn random_requests_are_alike_in_every_form() {
 
         // A state saved anywhere and taken up again goes on as if nothing had been.
         let cut = if inputs.is_empty() { 0 } else { draw.below(inputs.len()) };
+        let mut machines = Machines::new(&specs);
+        let mut now = vec![0.0; machines.columns()];
+        for (index, row) in inputs.rows().enumerate() {
+            if index == cut {
+                machines = Machines::restore(&specs, &machines.save()).unwrap();
+                assert_eq!(machines.seen(), index as u64);
+            }
+            machines.push(&row, &mut now);
+            for (value, wanted) in now.iter().zip(&wanted) {
+                let (name, wanted) = (&wanted.name, wanted.values[index]);
+                assert!(value.to_bits() == wanted.to_bits() || value.is_nan() && wanted.is_nan(), "{name} {index}");
+            }
+        }
         let mut column = 0;
         for spec in &specs {
             let outputs = spec.outputs().len();

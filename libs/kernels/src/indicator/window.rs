@@ -5,6 +5,7 @@
 //! not with n. [`super::columns`] does the same additions in the same order on whole columns.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,7 @@ impl Block {
 /// Row counts of two adjacent blocks to be joined, as the formula needs them.
 ///
 /// Source: Chan, Golub, LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Join {
     old: f64,
     new: f64,
@@ -49,6 +50,28 @@ impl Join {
         let apart = self.old * moved - self.new * old.sum;
         Block { sum: old.sum + moved, squares: old.squares + new.squares + apart * apart * self.weight }
     }
+
+    /// [`Join::of`] on [`Mirrored`] blocks.
+    #[inline(always)]
+    fn of_mirrored(self, old: Mirrored, new: Mirrored, step: f64) -> Mirrored {
+        let moved = self.new * step + new.sum;
+        let apart = self.old * moved - self.new * old.sum;
+        Mirrored { sum: old.sum + moved, squares: old.squares + new.squares - apart * apart * self.weight }
+    }
+}
+
+/// A [`Block`] whose squares have the other sign, which rounds alike.
+///
+/// A sum that is added to and squares that are subtracted from are two chains of instructions. Both added to, the compiler makes them
+/// one, in one register, and the sum, which the next length waits for, waits for the squares.
+#[derive(Debug, Clone, Copy)]
+struct Mirrored {
+    sum: f64,
+    squares: f64,
+}
+
+impl Mirrored {
+    const ONE_ROW: Self = Self { sum: 0.0, squares: -0.0 };
 }
 
 /// [`Join`] of two blocks of one length, where it is shorter.
@@ -59,7 +82,18 @@ pub(super) struct Doubling {
 }
 
 impl Doubling {
-    pub(super) fn new(length: usize) -> Self {
+    /// Of blocks of 1, 2, 4, ... rows.
+    const ALL: [Self; usize::BITS as usize] = {
+        let mut all = [Self::new(1); usize::BITS as usize];
+        let mut level = 1;
+        while level < all.len() {
+            all[level] = Self::new(1 << level);
+            level += 1;
+        }
+        all
+    };
+
+    pub(super) const fn new(length: usize) -> Self {
         Self { length: length as f64, weight: 0.5 / length as f64 }
     }
 
@@ -69,74 +103,159 @@ impl Doubling {
         let apart = moved - old.sum;
         Block { sum: old.sum + moved, squares: old.squares + new.squares + apart * apart * self.weight }
     }
+
+    /// [`Doubling::of`] on [`Mirrored`] blocks.
+    #[inline(always)]
+    fn of_mirrored(self, old: Mirrored, new: Mirrored, step: f64) -> Mirrored {
+        let moved = self.length * step + new.sum;
+        let apart = moved - old.sum;
+        Mirrored { sum: old.sum + moved, squares: old.squares + new.squares - apart * apart * self.weight }
+    }
 }
 
-/// Ring of the last values of one series.
+/// Ring of the last values of one series, a power of two long.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Ring<T> {
-    values: Vec<T>,
+struct Ring {
+    values: Box<[f64]>,
 }
 
-impl<T: Copy + Default> Ring<T> {
+impl Ring {
     fn new(length: usize) -> Self {
-        Self { values: vec![T::default(); length.next_power_of_two()] }
+        Self { values: vec![0.0; length.next_power_of_two()].into() }
     }
 
-    fn set(&mut self, row: usize, value: T) {
+    /// Takes the value of a row; answers with that of `ago` rows before, which may be as many as the ring is long.
+    #[inline(always)]
+    fn turn(&mut self, row: usize, ago: usize, value: f64) -> f64 {
         let mask = self.values.len() - 1;
+        let before = self.values[row.wrapping_sub(ago) & mask];
         self.values[row & mask] = value;
+        before
     }
+}
 
-    fn get(&self, row: usize) -> T {
-        self.values[row & (self.values.len() - 1)]
-    }
+/// Lengths of the blocks in a window, the shortest first.
+fn lengths(period: usize) -> impl Iterator<Item = usize> {
+    (0..=period.ilog2()).map(|level| 1 << level).filter(move |length| period & length != 0)
+}
+
+/// How many rows of a window are newer than its block of a length: all those of the longer ones.
+#[inline(always)]
+fn newer(period: usize, length: usize) -> usize {
+    period & !(2 * length - 1)
+}
+
+/// Calls a method with the length of the longest block, as a constant where periods are usual: its loop over the lengths is then
+/// unrolled, which takes less than half the instructions.
+macro_rules! with_longest {
+    ($self:ident.$method:ident($longest:expr, $x:expr)) => {
+        match $longest {
+            8 => $self.$method(8, $x),
+            16 => $self.$method(16, $x),
+            32 => $self.$method(32, $x),
+            longest => $self.$method(longest, $x),
+        }
+    };
 }
 
 /// Mean of the last `period` inputs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Mean {
     period: usize,
+    /// `period` as a number.
+    n: f64,
     row: usize,
-    /// Per block length 1, 2, 4, ...: sums by their last row.
-    levels: Vec<Ring<f64>>,
+    total: f64,
+    /// Sums of the last blocks of each length below the longest: those of n rows at n..2n, by their last row.
+    sums: Box<[f64]>,
+    /// Of the shorter blocks in the window, which end before the last row.
+    older: Box<[Ring]>,
 }
 
 impl Mean {
     pub(super) fn new(period: usize) -> Self {
-        Self { period, row: 0, levels: rings(period) }
+        let older = lengths(period).map(|length| newer(period, length)).filter(|newer| *newer > 0).map(Ring::new);
+        let sums = vec![0.0; 1 << period.ilog2()].into();
+        Self { period, n: period as f64, row: 0, total: 0.0, sums, older: older.collect() }
     }
 
     pub(super) fn push(&mut self, x: f64) -> Option<f64> {
+        self.take(x);
+        self.answer()
+    }
+
+    /// The first half of [`Mean::push`], for those that have something else to do before they need the answer.
+    #[inline]
+    pub(super) fn take(&mut self, x: f64) {
+        with_longest!(self.advance(self.sums.len(), x));
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, longest: usize, x: f64) {
         let row = self.row;
         self.row += 1;
+        let sums = &mut self.sums[..longest];
+        let mut older = self.older.iter_mut();
         let mut sum = x;
-        self.levels[0].set(row, sum);
-        for level in 1..self.levels.len() {
+        // What every number stays the same when added to; 0 would lose the sign of another.
+        let mut total = -0.0;
+        let mut length = 1;
+        while length < longest {
+            if self.period & length != 0
+                && let Some(older) = older.next()
+            {
+                total += older.turn(row, newer(self.period, length), sum);
+            }
             // Rows before the first read as 0; no complete window looks at a block that contains them.
-            sum += self.levels[level - 1].get(row.wrapping_sub(1 << (level - 1)));
-            self.levels[level].set(row, sum);
+            sum += mem::replace(&mut sums[length | row & (length - 1)], sum);
+            length *= 2;
         }
-        if row + 1 < self.period {
-            return None;
-        }
-        let mut total = None;
-        let mut covered = 0;
-        for (level, block) in self.levels.iter().enumerate().filter(|(level, _)| self.period >> level & 1 == 1) {
-            covered += 1 << level;
-            let sum = block.get(row - (self.period - covered));
-            total = Some(total.map_or(sum, |total: f64| total + sum));
-        }
-        total.map(|total| total / self.period as f64)
+        self.total = total + sum;
+    }
+
+    /// The other half.
+    #[inline]
+    pub(super) fn answer(&self) -> Option<f64> {
+        (self.row >= self.period).then(|| self.total / self.n)
+    }
+
+    /// Bytes held beside itself.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let older: usize = self.older.iter().map(|older| size_of_val(&*older.values)).sum();
+        size_of_val(&*self.sums) + size_of_val(&*self.older) + older
     }
 }
 
 /// Mean and population variance of the last `period` inputs.
+///
+/// What belongs to sums lies apart from what belongs to squares: side by side, the compiler computes both in one register, and the sum,
+/// which the next length waits for, waits for the squares.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Dispersion {
+    mean: f64,
     period: usize,
     row: usize,
-    rows: Ring<f64>,
-    levels: Vec<Ring<Block>>,
+    /// 1 / `period`.
+    share: f64,
+    /// Of the shorter blocks to the longest.
+    join: Join,
+    /// The last rows, in a ring of twice the longest block.
+    rows: Box<[f64]>,
+    /// As the sums of [`Mean`]; likewise the squares.
+    sums: Box<[f64]>,
+    squares: Box<[f64]>,
+    /// A block of one row has no sum of its own and no spread, and is left out.
+    older: Box<[Older]>,
+    variance: f64,
+}
+
+/// A block of the window that ends before the last row.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Older {
+    sum: Ring,
+    squares: Ring,
+    /// Of the shorter ones to it.
+    join: Join,
 }
 
 /// What [`Dispersion`] answers.
@@ -148,50 +267,101 @@ pub(super) struct Moments {
 
 impl Dispersion {
     pub(super) fn new(period: usize) -> Self {
-        Self { period, row: 0, rows: Ring::new(period), levels: rings(period) }
+        let join = |length: usize| Join::new(period & (length - 1), length);
+        let older = |length: usize| {
+            let ring = Ring::new(newer(period, length));
+            Older { sum: ring.clone(), squares: ring, join: join(length) }
+        };
+        let longest = 1 << period.ilog2();
+        Self {
+            mean: 0.0,
+            period,
+            row: 0,
+            share: 1.0 / period as f64,
+            join: join(longest),
+            rows: vec![0.0; 2 * longest].into(),
+            sums: vec![0.0; longest].into(),
+            squares: vec![0.0; longest].into(),
+            older: lengths(period).filter(|length| (2..longest).contains(length)).map(older).collect(),
+            variance: 0.0,
+        }
     }
 
     pub(super) fn push(&mut self, x: f64) -> Option<Moments> {
-        let row = self.row;
-        self.row += 1;
-        self.rows.set(row, x);
-        let mut block = Block::default();
-        self.levels[0].set(row, block);
-        for level in 1..self.levels.len() {
-            let half = 1 << (level - 1);
-            let old = self.levels[level - 1].get(row.wrapping_sub(half));
-            let step = self.rows.get((row + 1).wrapping_sub(half)) - self.rows.get((row + 1).wrapping_sub(2 * half));
-            block = if half == 1 { Block::of_two(step) } else { Doubling::new(half).of(old, block, step) };
-            self.levels[level].set(row, block);
-        }
-        if row + 1 < self.period {
-            return None;
-        }
-        let first = row + 1 - self.period;
-        let origin = self.rows.get(first);
-        let mut total: Option<Block> = None;
-        let mut covered = 0;
-        for (level, ring) in self.levels.iter().enumerate().filter(|(level, _)| self.period >> level & 1 == 1) {
-            let length = 1 << level;
-            let block = ring.get(first + covered + length - 1);
-            let step = self.rows.get(first + covered) - origin;
-            total = Some(total.map_or(block, |total| Join::new(covered, length).of(total, block, step)));
-            covered += length;
-        }
-        let share = 1.0 / self.period as f64;
-        total.map(|total| Moments { mean: origin + total.sum * share, variance: total.squares * share })
+        self.take(x);
+        self.answer()
     }
-}
 
-/// A ring per block length, as long as it is looked back into: to the block before, and where a window holds a block of the length, to
-/// its end. The longest are read at their newest, the shortest ones at the window's beginning.
-fn rings<T: Copy + Default>(period: usize) -> Vec<Ring<T>> {
-    let reach = |level: usize| {
-        let through = period & ((2 << level) - 1);
-        let window = if period >> level & 1 == 1 { period - through } else { 0 };
-        window.max(1 << level)
-    };
-    (0..=period.ilog2() as usize).map(|level| Ring::new(reach(level) + 1)).collect()
+    /// The first half of [`Dispersion::push`], for those that have something else to do before they need the answer.
+    pub(super) fn take(&mut self, x: f64) {
+        with_longest!(self.advance(self.sums.len(), x));
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, longest: usize, x: f64) {
+        let (row, period) = (self.row, self.period);
+        self.row += 1;
+        let rows = &mut self.rows[..2 * longest];
+        let mask = 2 * longest - 1;
+        rows[row & mask] = x;
+        let before = |ago: usize| rows[row.wrapping_sub(ago) & mask];
+        let origin = before(period - 1);
+        // The last block of each length in turn, and its first row.
+        let (mut block, mut first) = (Mirrored::ONE_ROW, x);
+        // The rows of the window in shorter blocks, joined.
+        let (mut window, mut covered) = (Mirrored::ONE_ROW, period & 1);
+        if longest > 1 {
+            first = before(1);
+            let pair = Block::of_two(x - first);
+            block = Mirrored { sum: pair.sum, squares: -pair.squares };
+        }
+        let mut older = self.older.iter_mut();
+        let (sums, squares) = (&mut self.sums[..longest], &mut self.squares[..longest]);
+        let mut doublings = Doubling::ALL[1..].iter();
+        let mut length = 2;
+        while length < longest
+            && let Some(doubling) = doublings.next()
+        {
+            if period & length != 0
+                && let Some(older) = older.next()
+            {
+                let ago = newer(period, length);
+                let inside = Mirrored {
+                    sum: older.sum.turn(row, ago, block.sum),
+                    squares: older.squares.turn(row, ago, block.squares),
+                };
+                let step = before(period - 1 - covered) - origin;
+                window = if covered == 0 { inside } else { older.join.of_mirrored(window, inside, step) };
+                covered += length;
+            }
+            let place = length | row & (length - 1);
+            let old = Mirrored {
+                sum: mem::replace(&mut sums[place], block.sum),
+                squares: mem::replace(&mut squares[place], block.squares),
+            };
+            let oldest = before(2 * length - 1);
+            block = doubling.of_mirrored(old, block, first - oldest);
+            first = oldest;
+            length *= 2;
+        }
+        let is_joined = covered > 0 && longest > 1;
+        let total = if is_joined { self.join.of_mirrored(window, block, first - origin) } else { block };
+        self.mean = origin + total.sum * self.share;
+        self.variance = -total.squares * self.share;
+    }
+
+    /// The other half.
+    #[inline]
+    pub(super) fn answer(&self) -> Option<Moments> {
+        (self.row >= self.period).then_some(Moments { mean: self.mean, variance: self.variance })
+    }
+
+    /// Bytes held beside itself.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let older: usize = self.older.iter().map(|older| 2 * size_of_val(&*older.sum.values)).sum();
+        let blocks = size_of_val(&*self.sums) + size_of_val(&*self.squares);
+        size_of_val(&*self.rows) + blocks + size_of_val(&*self.older) + older
+    }
 }
 
 /// Highest and lowest of the last `period` rows.

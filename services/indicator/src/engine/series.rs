@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kernels::indicator::{Column, Machine, Row, Spec};
+use kernels::indicator::{Column, Machines, Row, Spec};
 use market::{BucketFrame, Calendar, Millis, TimeRange, Timeframe};
 
 use super::{Error, Pinned, Table};
@@ -59,7 +59,7 @@ pub(super) struct Series {
 pub(super) struct Snapshot {
     at: Millis,
     seen: u64,
-    states: Arc<[Vec<u8>]>,
+    states: Arc<[u8]>,
 }
 
 /// An answer that may still be in the cache.
@@ -96,7 +96,7 @@ impl Snapshot {
     }
 
     fn bytes(&self) -> usize {
-        self.states.iter().map(|state| state.len() + size_of::<Vec<u8>>()).sum()
+        self.states.len() + size_of::<Snapshot>()
     }
 }
 
@@ -249,39 +249,37 @@ pub(super) fn advance(
     let rows = frame.rows_between(range.start(), range.end());
     let seen = from.map_or(0, |snapshot| snapshot.seen);
     let places = places(&day, seen);
-    let mut states = vec![Vec::with_capacity(specs.len()); places.len()];
-    let mut columns = Vec::new();
-    for (index, spec) in specs.iter().enumerate() {
-        let mut machine = match from {
-            Some(snapshot) => Machine::restore(spec, &snapshot.states[index])?,
-            None => Machine::new(spec),
-        };
-        let mut values = vec![Vec::with_capacity(rows.len()); spec.outputs().len()];
-        let mut now = vec![f64::NAN; values.len()];
-        let mut next = places.iter().zip(&mut states).peekable();
-        for (row, &day) in day.iter().enumerate() {
-            if row % STOP_EVERY == 0 && stop() {
-                return Err(kernels::Error::Stopped.into());
-            }
-            if let Some((_, states)) = next.next_if(|(place, _)| **place == row) {
-                states.push(machine.save());
-            }
-            let candle = Row {
-                open: frame.open()[row],
-                high: frame.high()[row],
-                low: frame.low()[row],
-                close: frame.close()[row],
-                volume: frame.volume()[row],
-                day,
-            };
-            machine.push(&candle, &mut now);
-            if rows.contains(&row) {
-                values.iter_mut().zip(&now).for_each(|(column, value)| column.push(*value));
-            }
+    let mut states = Vec::with_capacity(places.len());
+    let mut machines = match from {
+        Some(snapshot) => Machines::restore(specs, &snapshot.states)?,
+        None => Machines::new(specs),
+    };
+    let mut values = vec![Vec::with_capacity(rows.len()); machines.columns()];
+    let mut now = vec![f64::NAN; machines.columns()];
+    let mut next = places.iter().peekable();
+    for (row, &day) in day.iter().enumerate() {
+        if row % STOP_EVERY == 0 && stop() {
+            return Err(kernels::Error::Stopped.into());
         }
-        columns.extend(spec.columns().into_iter().zip(values).map(|(name, values)| Column { name, values }));
+        if next.next_if(|place| **place == row).is_some() {
+            states.push(machines.save());
+        }
+        let candle = Row {
+            open: frame.open()[row],
+            high: frame.high()[row],
+            low: frame.low()[row],
+            close: frame.close()[row],
+            volume: frame.volume()[row],
+            day,
+        };
+        machines.push(&candle, &mut now);
+        if rows.contains(&row) {
+            values.iter_mut().zip(&now).for_each(|(column, value)| column.push(*value));
+        }
     }
-    let snapshot = |(place, states): (usize, Vec<Vec<u8>>)| Snapshot {
+    let names = specs.iter().flat_map(Spec::columns);
+    let columns = names.zip(values).map(|(name, values)| Column { name, values }).collect();
+    let snapshot = |(place, states): (usize, Vec<u8>)| Snapshot {
         at: bucket_start(calendar, timeframe, frame.open_time()[place]),
         seen: seen + place as u64,
         states: states.into(),
@@ -314,7 +312,7 @@ mod tests {
     use super::*;
 
     fn snapshot(at: Millis, seen: u64) -> Snapshot {
-        Snapshot { at, seen, states: vec![vec![0; 100]].into() }
+        Snapshot { at, seen, states: vec![0; 100].into() }
     }
 
     fn series(snapshots: &[(Millis, u64)]) -> Series {
@@ -362,8 +360,7 @@ mod tests {
     #[test]
     fn many_bytes_of_states_lie_farther_apart() {
         let mut series = Series::at(1);
-        let large =
-            |row: u64| Snapshot { at: row as Millis, seen: row * SPACING, states: vec![vec![0; 1 << 20]].into() };
+        let large = |row: u64| Snapshot { at: row as Millis, seen: row * SPACING, states: vec![0; 1 << 20].into() };
         series.add(TimeRange::ALL, Left { snapshots: (1..20).map(large).collect() });
         assert!(series.bytes() <= MAX_SERIES_BYTES && series.snapshots.len() > 1, "{}", series.bytes());
         assert_eq!(series.snapshots.last().map(Snapshot::at), Some(19));

@@ -453,16 +453,16 @@ fn attempt(mut job: Job, scribe: &Scribe) -> Outcome {
         let revision = job.happened.revision.max(state.revision.unwrap_or_default());
         return Outcome::Behind(job, revision);
     }
-    if let Taken::Behind { revision } = state.take(&series.specs, &job.news, job.is_cut) {
+    if let Taken::Behind { revision } = state.take(&job.news, job.is_cut) {
         return Outcome::Behind(job, revision);
     }
     let is_ahead = state.revision.is_some_and(|known| known > job.happened.revision);
     if job.is_whole && job.told.is_none() && is_ahead {
-        state.settle(&series.specs);
+        state.settle();
         return Outcome::Ahead(job);
     }
     let account = scribe.tell(&series, &state, &mut job.told, &job.happened, job.is_whole);
-    state.settle(&series.specs);
+    state.settle();
     Outcome::Told(job, account)
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use kernels::indicator::{Machine, Row, Spec};
+use kernels::indicator::{Machines, Row, Spec};
 use market::{BucketFrame, Millis};
 use mesh::source::CandleNews;
 use proto::aggregation::CandleEvent;
@@ -39,8 +39,8 @@ pub(super) enum Taken {
 /// The state of a series at a revision.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// One per spec, after the candles up to `entered`.
-    machines: Vec<Machine>,
+    /// Of the specs, after the candles up to `entered`.
+    machines: Machines,
     /// Open time of the last candle that the machines have taken.
     pub(super) entered: Option<Millis>,
     pub(super) recent: VecDeque<Recent>,
@@ -60,16 +60,16 @@ impl State {
         let frame = &history.frame;
         let enter = frame.len().saturating_sub(KEPT);
         let mut state = State {
-            machines: specs.iter().map(Machine::new).collect(),
+            machines: Machines::new(specs),
             entered: enter.checked_sub(1).map(|last| frame.open_time()[last]),
             revision: Some(revision),
             read_at: revision,
             ..State::default()
         };
-        let mut scratch = vec![f64::NAN; width(specs)];
+        let mut scratch = vec![f64::NAN; state.machines.columns()];
         let row = |index: usize| row_of(&frame.candle(index), history.trading_date[index]);
         for index in 0..enter {
-            push(&mut state.machines, specs, &row(index), &mut scratch);
+            state.machines.push(&row(index), &mut scratch);
         }
         state.recent.extend((enter..frame.len()).map(|index| Recent {
             open_time: frame.open_time()[index],
@@ -78,7 +78,7 @@ impl State {
             values: Box::default(),
             version: 0,
         }));
-        state.fold(specs);
+        state.fold();
         state
     }
 
@@ -87,14 +87,10 @@ impl State {
         State::read(specs, &BucketFrame::default(), 0)
     }
 
-    /// Bytes held, about; windows count as full, as they fill up.
-    pub(super) fn size_bytes(&self, specs: &[Spec]) -> usize {
-        let machine = |(machine, spec): (&Machine, &Spec)| {
-            let missing = spec.lookback().saturating_sub(usize::try_from(machine.seen()).unwrap_or(usize::MAX));
-            size_of::<Machine>() + machine.save().len() + missing * size_of::<f64>()
-        };
-        let machines: usize = self.machines.iter().zip(specs).map(machine).sum();
-        machines + (KEPT + 1) * (size_of::<Recent>() + width(specs) * size_of::<f64>()) + size_of::<State>()
+    /// Bytes held, about.
+    pub(super) fn size_bytes(&self) -> usize {
+        let recent = size_of::<Recent>() + self.machines.columns() * size_of::<f64>();
+        size_of::<State>() + self.machines.size_bytes() + (KEPT + 1) * recent
     }
 
     /// Whether everything up to a revision is known.
@@ -104,7 +100,7 @@ impl State {
 
     /// Takes news of the series in their order; with [`Taken::Behind`] nothing has been taken. `is_cut`: more of them may come in the
     /// next message.
-    pub(super) fn take(&mut self, specs: &[Spec], news: &[CandleNews], is_cut: bool) -> Taken {
+    pub(super) fn take(&mut self, news: &[CandleNews], is_cut: bool) -> Taken {
         let newest = news.iter().map(|one| one.revision).max().unwrap_or_default();
         let Some(known) = self.revision else { return Taken::Behind { revision: newest } };
         let behind = Taken::Behind { revision: newest.max(known) };
@@ -135,7 +131,7 @@ impl State {
             self.is_cut = is_cut;
         }
         if has_changed {
-            self.fold(specs);
+            self.fold();
         }
         Taken::Done
     }
@@ -187,12 +183,12 @@ impl State {
     }
 
     /// Computes the values of the newest candles.
-    fn fold(&mut self, specs: &[Spec]) {
+    fn fold(&mut self) {
         let mut machines = self.machines.clone();
-        let mut values = vec![f64::NAN; width(specs)];
+        let mut values = vec![f64::NAN; machines.columns()];
         let version = self.version + 1;
         for recent in &mut self.recent {
-            push(&mut machines, specs, &recent.row, &mut values);
+            machines.push(&recent.row, &mut values);
             if !is_same(&recent.values, &values) {
                 recent.values = values.as_slice().into();
                 recent.version = version;
@@ -202,28 +198,14 @@ impl State {
     }
 
     /// Lets the machines take the candles that are no longer among the newest. Their values have been told by now.
-    pub(super) fn settle(&mut self, specs: &[Spec]) {
-        let mut scratch = vec![f64::NAN; width(specs)];
+    pub(super) fn settle(&mut self) {
+        let mut scratch = vec![f64::NAN; self.machines.columns()];
         while self.recent.len() > KEPT
             && let Some(oldest) = self.recent.pop_front()
         {
-            push(&mut self.machines, specs, &oldest.row, &mut scratch);
+            self.machines.push(&oldest.row, &mut scratch);
             self.entered = Some(oldest.open_time);
         }
-    }
-}
-
-/// Columns of a set.
-pub(super) fn width(specs: &[Spec]) -> usize {
-    specs.iter().map(|spec| spec.outputs().len()).sum()
-}
-
-fn push(machines: &mut [Machine], specs: &[Spec], row: &Row, out: &mut [f64]) {
-    let mut rest = out;
-    for (machine, spec) in machines.iter_mut().zip(specs) {
-        let (own, others) = rest.split_at_mut(spec.outputs().len());
-        machine.push(row, own);
-        rest = others;
     }
 }
 

@@ -141,7 +141,7 @@ impl Series {
 
     /// Takes over what was read.
     pub(super) fn replace(&self, read: State) -> Result<(), LiveError> {
-        let size = read.size_bytes(&self.specs);
+        let size = read.size_bytes();
         self.lock().replace(read);
         let before = self.bytes.swap(size, Ordering::Relaxed);
         self.shelf.account(before, size)

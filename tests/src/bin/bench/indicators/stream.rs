@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use kernels::indicator::{Machine, Spec};
+use kernels::indicator::{Machines, Spec};
 use serde_json::json;
 
 use super::kand_set::KandState;
@@ -45,16 +45,8 @@ impl Stream {
         let mut out = [f64::NAN; COLUMNS];
         match self.engine {
             Engine::Machines => {
-                let mut machines: Vec<(Machine, usize)> =
-                    self.specs.iter().map(|spec| (Machine::new(spec), spec.outputs().len())).collect();
-                let mut push = |row, out: &mut [f64; COLUMNS]| {
-                    let row = inputs.row(row);
-                    let mut column = 0;
-                    for (machine, outputs) in &mut machines {
-                        machine.push(&row, &mut out[column..column + *outputs]);
-                        column += *outputs;
-                    }
-                };
+                let mut machines = Machines::new(&self.specs);
+                let mut push = |row, out: &mut [f64; COLUMNS]| machines.push(&inputs.row(row), out);
                 (0..WARM).for_each(|row| push(row, &mut out));
                 let started = processor_seconds()?;
                 for row in WARM..inputs.len() {
