@@ -1,5 +1,5 @@
-//! Every indicator against values from outside: TA-Lib and other libraries, over a made-up market; the scripts are beside the files in
-//! `golden/`, and name versions.
+//! Every indicator against values from outside: TA-Lib and other libraries, and for TradingView's profile its definitions in Python, over a
+//! made-up market; the scripts are beside the files in `golden/`, and name versions.
 
 #![allow(clippy::unwrap_used, reason = "functions of a test: a malformed file is a failure")]
 
@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::Path;
 
 use flate2::read::GzDecoder;
-use kernels::indicator::{Column, Inputs, Spec, catalogue, compute_fold, compute_fused};
+use kernels::indicator::{Column, Inputs, Profile, Spec, catalogue, compute_fold, compute_fused};
 
 /// Columns by name; NaN where a cell is empty.
 struct Table {
@@ -67,7 +67,7 @@ fn every_column_is_as_in_the_other_library() {
         let inputs = Inputs::new(open, high, low, close, volume, &day).unwrap();
         for name in table.names.iter().skip(6) {
             let spec = spec(name);
-            seen.insert(spec.info().name);
+            seen.insert((spec.info().name, spec.info().profile));
             let wanted = table.column(name);
             assert!(wanted.iter().any(|value| !value.is_nan()), "{file} {name} is empty");
             let one = std::slice::from_ref(&spec);
@@ -80,6 +80,9 @@ fn every_column_is_as_in_the_other_library() {
             }
         }
     }
-    let missing: Vec<&str> = catalogue().iter().map(|info| info.name).filter(|name| !seen.contains(name)).collect();
+    let definitions =
+        catalogue().iter().flat_map(|info| Profile::ALL.map(|profile| info.in_profile(profile))).flatten();
+    let missing: Vec<_> =
+        definitions.map(|info| (info.name, info.profile)).filter(|definition| !seen.contains(definition)).collect();
     assert!(missing.is_empty(), "no golden values for {missing:?}");
 }

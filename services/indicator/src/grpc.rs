@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use kernels::indicator::{Difference, Info, Parameter, Spec, Verdict, catalogue};
+use kernels::indicator::{Difference, Info, Parameter, Profile, Spec, Verdict, catalogue};
 use mesh::cache::{Cache, Source, Statistics};
 use mesh::context::at;
 use mesh::engine::{Engines, answered_by};
@@ -16,7 +16,7 @@ use proto::indicator::{
     AuditDifference, AuditIndicatorsRequest, AuditIndicatorsResponse, AuditedColumn, BatchComputeIndicatorsRequest,
     BatchComputeIndicatorsResponse, ComputeIndicatorsRequest, ComputeIndicatorsResponse, GetCacheStatisticsRequest,
     GetCacheStatisticsResponse, IndicatorInfo, InvalidateCacheRequest, InvalidateCacheResponse, ListIndicatorsRequest,
-    ListIndicatorsResponse, ParameterInfo, WarmUp,
+    ListIndicatorsResponse, ParameterInfo, ProfileInfo, WarmUp,
 };
 use proto::wire::ItemError;
 use rollout::Subject;
@@ -203,7 +203,23 @@ pub(crate) fn item_error<F: Fault>(error: &F) -> ItemError {
 }
 
 fn info(info: &Info) -> IndicatorInfo {
-    let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+    let ProfileInfo { summary, parameters, inputs, lookback, .. } = profile_info(Profile::default(), info);
+    let profiles =
+        Profile::ALL.into_iter().filter_map(|profile| Some(profile_info(profile, info.in_profile(profile)?)));
+    IndicatorInfo {
+        name: info.name.to_owned(),
+        summary,
+        parameters,
+        inputs,
+        // A single output is the column itself and has no suffix.
+        outputs: if info.outputs.len() > 1 { names(info.outputs) } else { Vec::new() },
+        lookback,
+        profiles: profiles.collect(),
+    }
+}
+
+/// What an indicator is where a profile is asked for.
+fn profile_info(profile: Profile, info: &Info) -> ProfileInfo {
     let parameter = |parameter: &Parameter| ParameterInfo {
         name: parameter.name.to_owned(),
         default_value: parameter.default,
@@ -211,14 +227,17 @@ fn info(info: &Info) -> IndicatorInfo {
         max_value: parameter.max,
         integer: parameter.is_integer,
     };
-    IndicatorInfo {
-        name: info.name.to_owned(),
+    ProfileInfo {
+        name: profile.name().to_owned(),
+        same_as_default: info.profile == Profile::default(),
         summary: info.summary.to_owned(),
         parameters: info.parameters.iter().map(parameter).collect(),
         // The trading day is not a column of candles; it follows from their open time.
         inputs: names(info.inputs).into_iter().filter(|name| name != "day").collect(),
-        // A single output is the column itself and has no suffix.
-        outputs: if info.outputs.len() > 1 { names(info.outputs) } else { Vec::new() },
         lookback: info.default_lookback() as u32,
     }
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
 }

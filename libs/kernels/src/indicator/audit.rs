@@ -142,7 +142,7 @@ fn check(whole: &[Column], part: &[Column], rows: usize) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Spec, catalogue, compute_fused};
+    use super::super::{Profile, Spec, catalogue, compute_fused};
     use super::*;
 
     fn walk(rows: usize) -> [Vec<f64>; 5] {
@@ -171,8 +171,9 @@ mod tests {
 
     #[test]
     fn no_shipped_indicator_uses_the_future() {
-        for info in catalogue() {
-            let spec: Spec = info.name.parse().unwrap();
+        for (info, profile) in catalogue().iter().flat_map(|info| Profile::ALL.map(|profile| (info, profile))) {
+            let Some(info) = info.in_profile(profile) else { continue };
+            let spec: Spec = format!("{}@{}", info.name, profile.name()).parse().unwrap();
             for verdict in audited(|inputs| compute_fused(std::slice::from_ref(&spec), inputs)) {
                 assert_eq!(verdict.look_ahead, None, "{}", verdict.column);
             }

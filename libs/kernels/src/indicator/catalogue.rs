@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use super::families;
+use super::profile::Profile;
 use super::spec::MULTIPLIER_SCALE;
 use super::state::{self, AnyState, State, Values};
 use crate::Error;
@@ -24,17 +25,19 @@ pub struct Parameter {
     pub is_integer: bool,
 }
 
-/// What a client may ask of one indicator.
+/// What a client may ask of one indicator in one profile.
 #[derive(Clone, Copy)]
 pub struct Info {
     pub name: &'static str,
+    /// Whose definition this is.
+    pub profile: Profile,
     pub summary: &'static str,
     pub parameters: &'static [Parameter],
     /// Candle columns it reads.
     pub inputs: &'static [&'static str],
     /// Output names; a single output is named by the request itself.
     pub outputs: &'static [&'static str],
-    /// Leading rows that are always undefined.
+    /// Leading rows in which every output is always undefined.
     pub(super) lookback: fn(&Values) -> usize,
     /// Work per row, in that of a usual column.
     pub(super) cost: fn(&Values) -> usize,
@@ -46,7 +49,11 @@ pub struct Info {
 
 impl fmt::Debug for Info {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Info").field("name", &self.name).field("parameters", &self.parameters).finish_non_exhaustive()
+        f.debug_struct("Info")
+            .field("name", &self.name)
+            .field("profile", &self.profile)
+            .field("parameters", &self.parameters)
+            .finish_non_exhaustive()
     }
 }
 
@@ -59,6 +66,7 @@ pub(super) const fn entry<T: State>(
 ) -> Info {
     Info {
         name,
+        profile: Profile::TaLib,
         summary,
         parameters,
         inputs: CLOSE,
@@ -71,13 +79,32 @@ pub(super) const fn entry<T: State>(
     }
 }
 
+/// [`entry`] of what is another thing in TradingView's profile.
+pub(super) const fn tradingview_entry<T: State>(
+    name: &'static str,
+    summary: &'static str,
+    parameters: &'static [Parameter],
+    lookback: fn(&Values) -> usize,
+) -> Info {
+    Info { profile: Profile::TradingView, ..entry::<T>(name, summary, parameters, lookback) }
+}
+
 impl Info {
+    /// Returns the indicator of this name in a profile: this entry itself where both have one definition, none where the profile has no
+    /// definition of it.
+    pub fn in_profile(&self, profile: Profile) -> Option<&'static Info> {
+        match profile {
+            Profile::TaLib => find(self.name),
+            Profile::TradingView => families::tradingview(self.name),
+        }
+    }
+
     /// Returns how many leading values are always undefined with the default parameters.
     pub fn default_lookback(&self) -> usize {
         let scale = |parameter: &Parameter| if parameter.is_integer { 1.0 } else { f64::from(MULTIPLIER_SCALE) };
         let values: Vec<u32> =
             self.parameters.iter().map(|parameter| (parameter.default * scale(parameter)).round() as u32).collect();
-        (self.lookback)(&Values::new(&values))
+        (self.lookback)(&Values::new(&values, self.profile))
     }
 
     pub(super) const fn reads(self, inputs: &'static [&'static str]) -> Self {
@@ -119,7 +146,8 @@ pub(super) const HIGH_LOW_CLOSE_VOLUME: &[&str] = &["high", "low", "close", "vol
 
 static CATALOGUE: LazyLock<Vec<Info>> = LazyLock::new(|| families::ALL.concat());
 
-/// Lists every indicator with its parameters, inputs and outputs, in a fixed order.
+/// Lists every indicator with its parameters, inputs and outputs, in a fixed order and the default profile; [`Info::in_profile`] has the
+/// others.
 pub fn catalogue() -> &'static [Info] {
     &CATALOGUE
 }

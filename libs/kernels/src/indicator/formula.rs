@@ -52,6 +52,13 @@ pub(super) fn relative_strength(gain: f64, loss: f64) -> f64 {
     if total == 0.0 { 0.0 } else { ratio }
 }
 
+/// [`relative_strength`], 100 when there is no loss, not even a gain; undefined values stay so.
+#[inline(always)]
+pub(super) fn relative_strength_or_full(gain: f64, loss: f64) -> f64 {
+    let index = relative_strength(gain, loss);
+    if loss == 0.0 { 100.0 } else { index }
+}
+
 /// Directional indicator; 0 when there was no range.
 #[inline(always)]
 pub(super) fn directional(movement: f64, range: f64) -> f64 {

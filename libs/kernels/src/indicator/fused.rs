@@ -11,6 +11,7 @@ use super::columns::{Scratch, bands_into, highest_into, lowest_into, mean_into};
 use super::fold::Machine;
 use super::lanes::{self, BLOCK, Lanes};
 use super::plan::{Follower, Plan, Step, Window};
+use super::profile::Profile;
 use super::rows;
 use super::source::Source;
 use super::spec::Spec;
@@ -277,8 +278,12 @@ impl Step {
         let values = |place: &usize| &lanes.values(*place)[..end - first];
         match self {
             Self::Copy { lane, column } => out.rows(*column, first, end).copy_from_slice(values(lane)),
-            Self::Rsi { gain, loss, column } => {
-                rows::relative_strength(out.rows(*column, first, end), values(gain), values(loss));
+            Self::Rsi { gain, loss, profile, column } => {
+                let (out, gain, loss) = (out.rows(*column, first, end), values(gain), values(loss));
+                match profile {
+                    Profile::TaLib => rows::relative_strength(out, gain, loss),
+                    Profile::TradingView => rows::relative_strength_or_full(out, gain, loss),
+                }
             }
             Self::Vwap { turnover, volume, column } => {
                 rows::weighted_price(out.rows(*column, first, end), values(turnover), values(volume));

@@ -11,6 +11,7 @@ use super::fold::{Machine, Row};
 use super::formula;
 use super::lanes::LaneSpec;
 use super::plan::{Follower, Plan, Step};
+use super::profile::Profile;
 use super::smooth::Smooth;
 use super::source::{Before, Source};
 use super::spec::{Kind, Spec};
@@ -289,7 +290,12 @@ impl Plan {
         for step in &self.steps {
             match *step {
                 Step::Copy { lane: of, column } => out[column] = lane(of),
-                Step::Rsi { gain, loss, column } => out[column] = formula::relative_strength(lane(gain), lane(loss)),
+                Step::Rsi { gain, loss, profile, column } => {
+                    out[column] = match profile {
+                        Profile::TaLib => formula::relative_strength(lane(gain), lane(loss)),
+                        Profile::TradingView => formula::relative_strength_or_full(lane(gain), lane(loss)),
+                    };
+                }
                 Step::Vwap { turnover, volume, column } => {
                     out[column] = formula::weighted_price(lane(turnover), lane(volume));
                 }

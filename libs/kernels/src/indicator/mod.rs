@@ -2,7 +2,8 @@
 //!
 //! A request is a [`Spec`]. Two engines compute it: [`compute_fold`] row by row, one state machine per spec, and [`compute_fused`] over
 //! columns, all specs at once; [`Machines`] takes candles that come one by one, all specs at once. All agree to the bit. Conventions are
-//! TA-Lib's: each indicator names its seed, smoothing and degenerate answers in [`catalogue`] and at its state in the fold.
+//! TA-Lib's unless a request names another [`Profile`]: each indicator names its seed, smoothing and degenerate answers in [`catalogue`]
+//! and at its state in the fold.
 //!
 //! Shape: columns are as long as the inputs, aligned with them, NaN while undefined. Value i depends on rows 0..=i only, and not on how
 //! many rows follow. Days matter to VWAP alone; everything else runs on through the night.
@@ -19,6 +20,7 @@ mod fused;
 mod lanes;
 mod machines;
 mod plan;
+mod profile;
 mod recent;
 mod rows;
 mod smooth;
@@ -32,6 +34,7 @@ pub use catalogue::{Info, MAX_PERIOD, Parameter, catalogue};
 pub use fold::{Machine, Row};
 pub use fused::Fused;
 pub use machines::Machines;
+pub use profile::Profile;
 pub use spec::{MAX_TEXT, Spec};
 
 use crate::Error;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::lanes::LaneSpec;
+use super::profile::Profile;
 use super::smooth::{DirectionMean, Shape, Smooth};
 use super::source::Source;
 use super::spec::{Kind, Spec};
@@ -25,7 +26,7 @@ pub(super) struct Plan {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Step {
     Copy { lane: usize, column: usize },
-    Rsi { gain: usize, loss: usize, column: usize },
+    Rsi { gain: usize, loss: usize, profile: Profile, column: usize },
     Vwap { turnover: usize, volume: usize, column: usize },
     Directional { movement: usize, range: usize, undefined: usize, column: usize },
 }
@@ -72,13 +73,17 @@ impl Plan {
                 let lane = self.lane(Source::Close, 0, Shape::exponential(period));
                 self.steps.push(Step::Copy { lane, column });
             }
-            Kind::Rsi { period } => {
+            Kind::Rsi { period, profile } => {
                 let gain = self.lane(Source::Gain, 1, Shape::wilder_mean(period));
                 let loss = self.lane(Source::Loss, 1, Shape::wilder_mean(period));
-                self.steps.push(Step::Rsi { gain, loss, column });
+                self.steps.push(Step::Rsi { gain, loss, profile, column });
             }
-            Kind::Atr { period } => {
-                let lane = self.lane(Source::TrueRange, 1, Shape::wilder_mean(period));
+            Kind::Atr { period, profile } => {
+                let (source, start) = match profile {
+                    Profile::TaLib => (Source::TrueRange, 1),
+                    Profile::TradingView => (Source::RangeFromFirst, 0),
+                };
+                let lane = self.lane(source, start, Shape::wilder_mean(period));
                 self.steps.push(Step::Copy { lane, column });
             }
             Kind::Vwap => {
@@ -90,10 +95,13 @@ impl Plan {
                 let lane = self.lane(Source::SignedVolume, 0, Shape::total());
                 self.steps.push(Step::Copy { lane, column });
             }
-            Kind::Macd { fast, slow, signal } => {
-                let undefined = slow + signal - 2;
+            Kind::Macd { fast, slow, signal, profile } => {
+                let (start, undefined) = match profile {
+                    Profile::TaLib => (slow - fast, slow + signal - 2),
+                    Profile::TradingView => (0, 0),
+                };
                 let signal = Smooth::new(Shape::exponential(signal));
-                let fast = self.lane(Source::Close, slow - fast, Shape::exponential(fast));
+                let fast = self.lane(Source::Close, start, Shape::exponential(fast));
                 let slow = self.lane(Source::Close, 0, Shape::exponential(slow));
                 self.followers.push(Follower::Macd { fast, slow, signal, undefined, column });
             }

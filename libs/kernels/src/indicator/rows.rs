@@ -98,6 +98,11 @@ pub(super) fn relative_strength(out: &mut [f64], gain: &[f64], loss: &[f64]) {
 }
 
 #[multiversion(targets = "simd")]
+pub(super) fn relative_strength_or_full(out: &mut [f64], gain: &[f64], loss: &[f64]) {
+    two(out, gain, loss, formula::relative_strength_or_full);
+}
+
+#[multiversion(targets = "simd")]
 pub(super) fn weighted_price(out: &mut [f64], turnover: &[f64], volume: &[f64]) {
     two(out, turnover, volume, formula::weighted_price);
 }

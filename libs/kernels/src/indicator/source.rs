@@ -14,6 +14,8 @@ pub(super) enum Source {
     Gain,
     Loss,
     TrueRange,
+    /// The true range, on the first row that row's own range.
+    RangeFromFirst,
     PlusMovement,
     MinusMovement,
     SignedVolume,
@@ -57,6 +59,10 @@ impl Source {
         all[Self::Loss as usize] = formula::loss(close, before.close);
         all[Self::TrueRange as usize] = formula::true_range(high, low, before.close);
         all[Self::Volume as usize] = volume;
+        if is_needed[Self::RangeFromFirst as usize] {
+            let range = all[Self::TrueRange as usize];
+            all[Self::RangeFromFirst as usize] = if before.close.is_nan() { high - low } else { range };
+        }
         if is_needed[Self::Turnover as usize] {
             all[Self::Turnover as usize] = formula::turnover(high, low, close, volume);
         }
@@ -84,6 +90,7 @@ impl Source {
                 return rows::turnover(out, prices, &volume[first..end], factor);
             }
             Self::SignedVolume if first == 0 && end > 0 => out[0] = factor * volume[0],
+            Self::RangeFromFirst if first == 0 && end > 0 => out[0] = factor * (high[0] - low[0]),
             _ if first == 0 && end > 0 => out[0] = f64::NAN,
             _ => {}
         }
@@ -99,7 +106,9 @@ impl Source {
             Self::Close | Self::Volume | Self::Turnover => {}
             Self::Gain => rows::gain(later, now(close), before(close), factor),
             Self::Loss => rows::loss(later, now(close), before(close), factor),
-            Self::TrueRange => rows::true_range(later, now(high), now(low), before(close), factor),
+            Self::TrueRange | Self::RangeFromFirst => {
+                rows::true_range(later, now(high), now(low), before(close), factor)
+            }
             Self::PlusMovement => rows::plus_movement(later, both(high), both(low), factor),
             Self::MinusMovement => rows::minus_movement(later, both(high), both(low), factor),
             Self::SignedVolume => {

@@ -4,10 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::catalogue::{Info, Parameter, catalogue, find};
+use super::profile::Profile;
 use super::state::{AnyState, Values};
 use crate::Error;
 
-/// Longest request text accepted, in bytes: three five-digit parameters and the longest name stay below forty.
+/// Longest request text accepted, in bytes: three five-digit parameters, the longest name and a profile stay below fifty-two.
 pub const MAX_TEXT: usize = 64;
 
 pub(super) const MULTIPLIER_SCALE: u32 = 10_000;
@@ -17,11 +18,11 @@ pub(super) const MULTIPLIER_SCALE: u32 = 10_000;
 pub(super) enum Kind {
     Sma { period: usize },
     Ema { period: usize },
-    Rsi { period: usize },
-    Atr { period: usize },
+    Rsi { period: usize, profile: Profile },
+    Atr { period: usize, profile: Profile },
     Bands { period: usize, multiplier: f64 },
     Vwap,
-    Macd { fast: usize, slow: usize, signal: usize },
+    Macd { fast: usize, slow: usize, signal: usize, profile: Profile },
     Adx { period: usize },
     PlusDi { period: usize },
     MinusDi { period: usize },
@@ -30,16 +31,19 @@ pub(super) enum Kind {
     TrueRange,
 }
 
-/// A parsed indicator request such as `sma:9`, `bbands:20,2` or `vwap`.
+/// A parsed indicator request such as `sma:9`, `bbands:20,2`, `vwap` or `rsi:14@tradingview`.
 ///
-/// The name is read without regard to case; omitted parameters take their defaults. [`Spec::label`] keeps the text as requested and
-/// names the columns; `Display` is the canonical spelling with every parameter, made for cache keys.
+/// The name is read without regard to case; omitted parameters take their defaults, and so does the [`Profile`] after `@`.
+/// [`Spec::label`] keeps the text as requested and names the columns; `Display` is the canonical spelling with every parameter, made for
+/// cache keys. That names a profile only where the indicator is another thing in it than by default.
 ///
 /// ```
 /// use kernels::indicator::Spec;
 /// let spec: Spec = " RSI ".parse()?;
 /// assert_eq!((spec.label(), spec.to_string().as_str()), ("rsi", "rsi:14"));
 /// assert!("sma:0".parse::<Spec>().is_err());
+/// assert_eq!("rsi@tradingview".parse::<Spec>()?.to_string(), "rsi:14@tradingview");
+/// assert_eq!("sma:9@tradingview".parse::<Spec>()?.to_string(), "sma:9");
 /// # Ok::<(), kernels::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -71,7 +75,8 @@ impl Spec {
         }
     }
 
-    /// Returns how many leading values are always undefined. VWAP can stay undefined for longer, until volume trades.
+    /// Returns how many leading rows have no output that is defined. VWAP can stay undefined for longer, until volume trades; so can, in
+    /// TradingView's profile, what has several outputs in some of them, and in a flat market what divides by a movement.
     pub fn lookback(&self) -> usize {
         (self.info.lookback)(&self.values)
     }
@@ -101,15 +106,16 @@ impl Spec {
 
     /// How engine V2 computes it over columns; `None` where it takes the state machine, row by row.
     pub(super) fn kind(&self) -> Option<Kind> {
-        let at = |index| self.values.period(index);
+        let (at, profile) = (|index| self.values.period(index), self.info.profile);
         Some(match self.info.name {
+            "rsi" => Kind::Rsi { period: at(0), profile },
+            "atr" => Kind::Atr { period: at(0), profile },
+            "macd" => Kind::Macd { fast: at(0), slow: at(1), signal: at(2), profile },
+            _ if profile != Profile::TaLib => return None,
             "sma" => Kind::Sma { period: at(0) },
             "ema" => Kind::Ema { period: at(0) },
-            "rsi" => Kind::Rsi { period: at(0) },
-            "atr" => Kind::Atr { period: at(0) },
             "bbands" => Kind::Bands { period: at(0), multiplier: self.values.decimal(1) },
             "vwap" => Kind::Vwap,
-            "macd" => Kind::Macd { fast: at(0), slow: at(1), signal: at(2) },
             "adx" => Kind::Adx { period: at(0) },
             "plus_di" => Kind::PlusDi { period: at(0) },
             "minus_di" => Kind::MinusDi { period: at(0) },
@@ -131,7 +137,10 @@ impl fmt::Display for Spec {
                 false => write!(f, "{}", self.values.decimal(index))?,
             }
         }
-        Ok(())
+        match self.info.profile {
+            Profile::TaLib => Ok(()),
+            other => write!(f, "@{}", other.name()),
+        }
     }
 }
 
@@ -146,18 +155,38 @@ impl FromStr for Spec {
             return Err(Error::Parameter { field: "indicator".to_owned(), value: format!("{shown}..."), accepted });
         }
         let label = text.to_lowercase();
-        let (name, written) = match label.split_once(':') {
+        let (indicator, profile) = match label.rsplit_once('@') {
+            Some((indicator, profile)) => (indicator, profile_of(profile.trim())?),
+            None => (label.as_str(), Profile::default()),
+        };
+        let (name, written) = match indicator.split_once(':') {
             Some((name, written)) => (name.trim(), Some(written)),
-            None => (label.as_str(), None),
+            None => (indicator.trim(), None),
         };
         let Some(info) = find(name) else {
             let known: Vec<&str> = catalogue().iter().map(|info| info.name).collect();
             return Err(Error::UnknownIndicator { name: name.to_owned(), known: known.join(", ") });
         };
-        let values = Values::new(&parameters(info, &label, written)?);
+        let Some(info) = info.in_profile(profile) else {
+            let accepted = format!("{}: there is no other definition of {name}", Profile::default().name());
+            return Err(Error::Parameter {
+                field: format!("{name} profile"),
+                value: profile.name().to_owned(),
+                accepted,
+            });
+        };
+        let values = Values::new(&parameters(info, &label, written)?, info.profile);
         (info.check)(&values)?;
         Ok(Self { info, values, label })
     }
+}
+
+fn profile_of(name: &str) -> Result<Profile, Error> {
+    Profile::named(name).ok_or_else(|| Error::Parameter {
+        field: "profile".to_owned(),
+        value: name.to_owned(),
+        accepted: Profile::ALL.map(Profile::name).join(" or "),
+    })
 }
 
 /// Reads the parameters in order, as ten-thousandths where decimals are allowed, with defaults for those left out.
@@ -215,11 +244,13 @@ mod tests {
 
     #[test]
     fn every_catalogue_entry_parses_to_itself_with_its_defaults() {
-        for info in catalogue() {
-            let spec = parse(info.name);
-            assert_eq!(spec.info().name, info.name);
-            assert!(info.parameters.len() <= Values::MOST, "{spec}");
+        for (info, profile) in catalogue().iter().flat_map(|info| Profile::ALL.map(|profile| (info, profile))) {
+            let Some(defined) = info.in_profile(profile) else { continue };
+            let spec = parse(&format!("{}@{}", info.name, profile.name()));
+            assert_eq!((spec.info().name, spec.info().profile), (info.name, defined.profile));
+            assert!(defined.parameters.len() <= Values::MOST, "{spec}");
             assert_eq!(parse(&spec.to_string()).values, spec.values, "{spec}");
+            assert_eq!((parse(&spec.to_string()).to_string(), defined.outputs), (spec.to_string(), info.outputs));
         }
     }
 
@@ -233,6 +264,16 @@ mod tests {
             ("macd:5", "macd:5", "macd:5,26,9"),
             ("stoch", "stoch", "stoch:14,3,3"),
             ("vwap", "vwap", "vwap"),
+            ("RSI:9@TradingView", "rsi:9@tradingview", "rsi:9@tradingview"),
+            ("rsi@talib", "rsi@talib", "rsi:14"),
+            ("macd:5 @ tradingview", "macd:5 @ tradingview", "macd:5,26,9@tradingview"),
+            // One definition in both profiles, so one cache entry.
+            ("bbands@tradingview", "bbands@tradingview", "bbands:20,2"),
+            ("vwap@tradingview", "vwap@tradingview", "vwap"),
+            ("ema:9@tradingview", "ema:9@tradingview", "ema:9"),
+            // A profile has its own parameters and defaults.
+            ("stochrsi@tradingview", "stochrsi@tradingview", "stochrsi:14,14,3,3@tradingview"),
+            ("keltner:10@tradingview", "keltner:10@tradingview", "keltner:10,20,2@tradingview"),
         ] {
             let spec = parse(text);
             assert_eq!((spec.label(), spec.to_string().as_str()), (label, canonical));
@@ -244,6 +285,7 @@ mod tests {
         assert_eq!(parse("adx").columns(), ["adx"]);
         assert_eq!(parse("stoch:5,1,3").columns(), ["stoch:5,1,3.k", "stoch:5,1,3.d"]);
         assert_eq!(parse("bbands").columns()[4], "bbands.width_normalized");
+        assert_eq!(parse("stoch@tradingview").columns(), ["stoch@tradingview.k", "stoch@tradingview.d"]);
     }
 
     #[test]
@@ -265,6 +307,17 @@ mod tests {
             ("bbands:20,nan", "\"nan\""),
             ("sma:3,4", "\"sma:3,4\" has 2 parameters, sma has 1: period"),
             ("vwap:3", "vwap has none"),
+            ("rsi:14@tv", "profile is \"tv\", accepted is talib or tradingview"),
+            ("rsi:14@", "profile is \"\""),
+            ("ema@tradingview:9", "profile is \"tradingview:9\""),
+            ("rsi@talib@tradingview", "unknown indicator \"rsi@talib\""),
+            (
+                "kama@tradingview",
+                "kama profile is \"tradingview\", accepted is talib: there is no other definition of kama",
+            ),
+            ("rsi:1@tradingview", "rsi period is \"1\""),
+            ("stochrsi:14,14,3,3", "\"stochrsi:14,14,3,3\" has 4 parameters, stochrsi has 3"),
+            ("macd:26,12@tradingview", "macd fast is \"26\""),
             ("macd:26,12", "macd fast is \"26\", accepted is less than the slow period, 12"),
         ] {
             let message = text.parse::<Spec>().unwrap_err().to_string();

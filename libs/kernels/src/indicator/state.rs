@@ -6,28 +6,45 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::fold::Row;
+use super::profile::Profile;
 use super::spec::MULTIPLIER_SCALE;
 
-/// Parameter values in the order of the catalogue: whole numbers as they are, decimals in ten-thousandths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub(super) struct Values([u32; Values::MOST]);
+/// What an indicator is started with: parameter values in the order of the catalogue, whole numbers as they are, decimals in
+/// ten-thousandths; and whose definition is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Values {
+    numbers: [u32; Values::MOST],
+    profile: Profile,
+}
 
 impl Values {
     /// Parameters an indicator may have.
     pub(super) const MOST: usize = 4;
 
-    pub(super) fn new(values: &[u32]) -> Self {
-        Self(std::array::from_fn(|index| values.get(index).copied().unwrap_or_default()))
+    pub(super) fn new(numbers: &[u32], profile: Profile) -> Self {
+        Self { numbers: std::array::from_fn(|index| numbers.get(index).copied().unwrap_or_default()), profile }
+    }
+
+    pub(super) fn profile(&self) -> Profile {
+        self.profile
     }
 
     /// A whole number: a period.
     pub(super) fn period(&self, index: usize) -> usize {
-        self.0[index] as usize
+        self.numbers[index] as usize
     }
 
     /// A decimal.
     pub(super) fn decimal(&self, index: usize) -> f64 {
-        f64::from(self.0[index]) / f64::from(MULTIPLIER_SCALE)
+        f64::from(self.numbers[index]) / f64::from(MULTIPLIER_SCALE)
+    }
+
+    /// What is answered where a market that stands still leaves nothing to divide by: TA-Lib has a number for it, Pine Script `na`.
+    pub(super) fn flat(&self, number: f64) -> f64 {
+        match self.profile {
+            Profile::TaLib => number,
+            Profile::TradingView => f64::NAN,
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 use super::*;
 
+mod profiles;
+
 /// A market of random moves: runs of flat closes, minutes without volume, several days.
 struct Market {
     columns: [Vec<f64>; 5],
@@ -48,8 +50,15 @@ fn specs(texts: &[&str]) -> Vec<Spec> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
+/// Every indicator in every profile, one with the same definition in both once.
+fn definitions() -> Vec<&'static Info> {
+    let all = catalogue().iter().flat_map(|info| Profile::ALL.map(|profile| (profile, info.in_profile(profile))));
+    all.filter_map(|(profile, info)| info.filter(|info| info.profile == profile)).collect()
+}
+
 fn every_indicator() -> Vec<Spec> {
-    let mut specs: Vec<Spec> = catalogue().iter().map(|info| info.name.parse().unwrap()).collect();
+    let default = |info: &Info| format!("{}@{}", info.name, info.profile.name()).parse().unwrap();
+    let mut specs: Vec<Spec> = definitions().into_iter().map(default).collect();
     specs.extend(self::specs(&D3_SET));
     specs.extend(self::specs(&[
         "sma:1",
@@ -92,6 +101,26 @@ fn every_indicator() -> Vec<Spec> {
         "beta:1",
         "beta:300",
         "minmax:2",
+        "adosc:2,600@tradingview",
+        "rsi:2@tradingview",
+        "rsi:300@tradingview",
+        "atr:1@tradingview",
+        "atr:600@tradingview",
+        "macd:3,5,1@tradingview",
+        "macd:2,600,2@tradingview",
+        "macdext:2,3,1,0@tradingview",
+        "macdext:2,3,1,1@tradingview",
+        "trix:1@tradingview",
+        "trix:300@tradingview",
+        "stoch:5,1,4@tradingview",
+        "stoch:200,30,2@tradingview",
+        "stochrsi:2,5,1,1@tradingview",
+        "adx:2@tradingview",
+        "adx:300@tradingview",
+        "supertrend:2,1@tradingview",
+        "keltner:2,1,1@tradingview",
+        "keltner:9,300,1@tradingview",
+        "mfi:200@tradingview",
     ]));
     specs
 }
@@ -191,7 +220,7 @@ fn a_restored_state_goes_on_to_the_bit() {
 fn undefined_values_are_exactly_the_lookback() {
     let mut market = Market::random(4, 1500);
     market.columns[4].iter_mut().for_each(|volume| *volume += 1.0);
-    for spec in every_indicator() {
+    for spec in every_indicator().into_iter().filter(|spec| spec.info().profile == Profile::TaLib) {
         for column in compute_fused(std::slice::from_ref(&spec), &market.all()).unwrap() {
             let undefined = column.values.iter().filter(|value| value.is_nan()).count();
             assert_eq!(undefined, spec.lookback(), "{}", column.name);
@@ -205,7 +234,7 @@ fn undefined_values_are_exactly_the_lookback() {
 fn every_parameter_alters_the_result() {
     // Long enough for a run of new highs that is rare, and for the sixth day.
     let market = Market::random(5, 2200);
-    for info in catalogue() {
+    for info in definitions() {
         for changed in 0..info.parameters.len() {
             let text = |is_changed: bool| {
                 let values: Vec<String> = (info.parameters.iter().enumerate())
@@ -216,14 +245,14 @@ fn every_parameter_alters_the_result() {
                         default => (default / 2.0).to_string(),
                     })
                     .collect();
-                format!("{}:{}", info.name, values.join(","))
+                format!("{}:{}@{}", info.name, values.join(","), info.profile.name())
             };
             // Many rows: the highest of 30 candles often is that of 31. As bits, since no NaN equals itself.
             let last = |text: String| -> Vec<u64> {
                 let columns = compute_fused(&specs(&[&text]), &market.all()).unwrap();
                 columns.iter().flat_map(|column| &column.values[300..]).map(|value| value.to_bits()).collect()
             };
-            assert_ne!(last(text(false)), last(text(true)), "{} {}", info.name, info.parameters[changed].name);
+            assert_ne!(last(text(false)), last(text(true)), "{info:?} {}", info.parameters[changed].name);
         }
     }
 }
@@ -342,10 +371,11 @@ impl Draw {
         ((self.0 >> 33) as usize) % bound
     }
 
-    /// An indicator of the whole catalogue with parameters that a request may have: mostly small, some long.
+    /// An indicator of the whole catalogue, in any of its profiles, with parameters that a request may have: mostly small, some long.
     fn spec(&mut self) -> Spec {
         loop {
-            let info = &catalogue()[self.below(catalogue().len())];
+            let (info, profile) = (&catalogue()[self.below(catalogue().len())], Profile::ALL[self.below(2)]);
+            let Some(info) = info.in_profile(profile) else { continue };
             let values: Vec<String> = (info.parameters.iter())
                 .map(|parameter| match self.below(4) {
                     0 => parameter.default.to_string(),
@@ -360,7 +390,8 @@ impl Draw {
                 })
                 .collect();
             // What parameters must be to each other is for the spec to know.
-            if let Ok(spec) = format!("{}:{}", info.name, values.join(",")).trim_end_matches(':').parse() {
+            let parameters = format!("{}:{}", info.name, values.join(","));
+            if let Ok(spec) = format!("{}@{}", parameters.trim_end_matches(':'), profile.name()).parse() {
                 return spec;
             }
         }
@@ -385,11 +416,12 @@ fn random_requests_are_alike_in_every_form() {
     let mut seen = std::collections::BTreeSet::new();
     for request in 0..250 {
         let specs: Vec<Spec> = (0..1 + draw.below(8)).map(|_| draw.spec()).collect();
-        seen.extend(specs.iter().map(|spec| spec.info().name));
+        seen.extend(specs.iter().map(|spec| (spec.info().name, spec.info().profile)));
         let market = draw.market(request);
         let inputs = market.all();
         let wanted = compute_fold(&specs, &inputs).unwrap();
         same_bits(&wanted, &compute_fused(&specs, &inputs).unwrap());
+        assert!(!wanted.iter().any(|column| column.values.iter().any(|value| value.is_infinite())), "{specs:?}");
 
         let mut pieces: Vec<Column> =
             wanted.iter().map(|column| Column { name: column.name.clone(), values: Vec::new() }).collect();
@@ -437,7 +469,7 @@ fn random_requests_are_alike_in_every_form() {
             column += outputs;
         }
     }
-    assert_eq!(seen.len(), catalogue().len(), "not drawn at all: some of the catalogue");
+    assert_eq!(seen.len(), definitions().len(), "not drawn at all: some of the catalogue");
 }
 
 #[test]

@@ -4,6 +4,7 @@ pub mod actions;
 pub mod audit;
 pub mod backfill;
 pub mod cache;
+mod catalogue;
 pub mod export;
 pub mod fsck;
 pub mod gaps;

@@ -16,7 +16,7 @@ use proto::sequence::sequence_service_client::SequenceServiceClient;
 use proto::sequence::{AnalyzeSequencesRequest, RunFilterPipelineRequest, ScreenRow};
 use tonic::{Request, Response};
 
-use super::{Connection, RangeArgs, short, with_deadline};
+use super::{Connection, RangeArgs, catalogue, short, with_deadline};
 use crate::output::{say, say_line};
 
 /// Rows printed from the end of a long answer; `--json` has them all.
@@ -47,12 +47,16 @@ pub struct CandlesArgs {
 /// `indicators`' arguments.
 #[derive(Debug, Clone, clap::Args)]
 pub struct IndicatorsArgs {
-    pub instrument: InstrumentKey,
+    #[arg(required_unless_present = "list")]
+    pub instrument: Option<InstrumentKey>,
     #[arg(default_value = "1d")]
     pub timeframe: Timeframe,
-    /// For example sma:9 or macd:12,26,9; repeat for several. Default: the standard set.
+    /// For example sma:9, macd:12,26,9 or rsi:14@tradingview; repeat for several. Default: the standard set.
     #[arg(long = "indicator", short = 'i')]
     pub indicators: Vec<String>,
+    /// List the indicators there are, with their parameters and profiles.
+    #[arg(long, conflicts_with_all = ["instrument", "indicators"])]
+    pub list: bool,
     #[command(flatten)]
     pub range: RangeArgs,
     #[arg(long)]
@@ -208,8 +212,11 @@ fn print_skipped(skipped: usize) {
 
 /// `indicators`.
 pub async fn run_indicators(connection: &Connection, args: &IndicatorsArgs) -> Result<()> {
+    let Some(instrument) = &args.instrument else {
+        return catalogue::list(connection, args.json).await;
+    };
     let request = ComputeIndicatorsRequest {
-        instrument_key: args.instrument.to_string(),
+        instrument_key: instrument.to_string(),
         timeframe: args.timeframe.to_string(),
         range: Some(convert::wire_range(args.range.range()?)),
         indicators: args.indicators.clone(),

@@ -101,7 +101,7 @@ pub(super) struct MultiRequest {
     pub(super) end: Option<String>,
     /// At most 13, for example `["5m", "1d"]`.
     pub(super) timeframes: Vec<String>,
-    /// At most 64, for example `["sma:9"]`.
+    /// At most 64, for example `["sma:9"]` or `["rsi:14@tradingview"]`.
     #[serde(default)]
     pub(super) indicators: Vec<String>,
     /// raw, splits or splits_and_dividends; absent: raw, as stored.
@@ -137,7 +137,7 @@ pub(super) struct IndicatorsRequest {
     /// RFC 3339, exclusive; absent: as far as data exists.
     #[schema(format = DateTime)]
     pub(super) end: Option<String>,
-    /// For example `["sma:9", "bbands:20,2", "vwap"]`; absent: the D3 set. At most 64.
+    /// For example `["sma:9", "bbands:20,2", "rsi:14@tradingview"]`; absent: the D3 set. At most 64.
     #[serde(default)]
     pub(super) indicators: Vec<String>,
     /// Data revision to repeat; absent: the current one.

@@ -181,6 +181,10 @@ mod tests {
             split_indicators("sma:9,bbands:20,2, vwap,macd:12,26,9"),
             ["sma:9", "bbands:20,2", "vwap", "macd:12,26,9"]
         );
+        assert_eq!(
+            split_indicators("rsi@tradingview,macd:12,26,9@tradingview,ema:9@talib"),
+            ["rsi@tradingview", "macd:12,26,9@tradingview", "ema:9@talib"]
+        );
         assert!(split_indicators(",,").is_empty());
     }
 

@@ -31,6 +31,11 @@ async fn candles_have_the_shape_of_the_contract() {
     assert_eq!(daily["candles"][0]["trading_date"], "2016-08-16");
     assert_eq!(daily["columns"], json!({"sma:9": [null, 1.5], "bbands:20,2": [null, 1.5]}));
     assert_eq!(daily["revision"], 3);
+    // As it is, and as browsers write it.
+    for text in ["rsi:14@tradingview,sma:9", "rsi:14%40tradingview,sma:9"] {
+        let answer = world.get(&format!("/api/v1/candles/US%7CSPY/1d?indicators={text}")).await.json();
+        assert_eq!(answer["columns"], json!({"rsi:14@tradingview": [null, 1.5], "sma:9": [null, 1.5]}));
+    }
 
     let forced = world.send(Method::GET, CANDLES, &[("candlemesh-engine", "v2")], Bytes::new()).await;
     assert_eq!((forced.header("candlemesh-engine"), &forced.json()["engine"]), ("v2", &json!("v2")));

@@ -125,6 +125,15 @@ async fn columns_come_in_the_order_and_by_the_names_asked_from_one_entry() {
     assert_eq!(bits(&again.table.columns[0].values), bits(&v1.table.columns[9].values));
     assert_eq!(again.table.columns[3].name, "bbands:20,2.upper");
     assert_eq!(v1.source, Source::Computed);
+
+    // A profile that has the same definitions is the same entry, under the names asked; one that has another is none.
+    let there = ["ema:9@tradingview", "sma:20@talib", "rsi:14", "bbands:20,2@tradingview", "sma:9@tradingview"];
+    let same = indicators.compute(Engine::V2, &query(&there, 0..100)).await.unwrap();
+    assert_eq!((same.source, same.table.columns[1].name.as_str()), (Source::Local, "sma:20@talib"));
+    assert_eq!(bits(&same.table.columns[1].values), bits(&again.table.columns[1].values));
+    let there = ["ema:9", "sma:20", "rsi:14@tradingview", "bbands:20,2", "sma:9"];
+    let other = indicators.compute(Engine::V2, &query(&there, 0..100)).await.unwrap();
+    assert_eq!((other.source, other.table.columns[2].name.as_str()), (Source::Computed, "rsi:14@tradingview"));
 }
 
 #[tokio::test]

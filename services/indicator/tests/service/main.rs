@@ -207,11 +207,34 @@ async fn the_catalogue_lists_what_a_request_may_ask() {
         assert!(service.grpc().compute_indicators(request(&[&info.name])).await.is_ok(), "{}", info.name);
         let known = ["open", "high", "low", "close", "volume"];
         assert!(info.inputs.iter().all(|input| known.contains(&input.as_str())), "{info:?}");
+        let [default, others @ ..] = &info.profiles[..] else { panic!("{info:?}") };
+        assert_eq!((default.name.as_str(), default.same_as_default), ("talib", true));
+        assert_eq!((default.lookback, &default.parameters), (info.lookback, &info.parameters));
+        let there = format!("{}@tradingview", info.name);
+        let answer = service.grpc().compute_indicators(request(&[&there, &info.name])).await;
+        let Some(other) = others.first() else {
+            assert_eq!(answer.unwrap_err().code(), Code::InvalidArgument, "{there}");
+            continue;
+        };
+        let columns = answer.unwrap().into_inner().columns;
+        let (asked, default) = columns.split_at(columns.len() / 2);
+        assert!(asked.iter().all(|column| column.name.starts_with(&there)), "{there}");
+        let values = |columns: &[proto::wire::Column]| columns.iter().map(column_values).collect::<Vec<_>>();
+        if other.same_as_default {
+            assert_eq!((&other.summary, values(asked)), (&info.summary, values(default)), "{there}");
+        } else {
+            assert_ne!(other.summary, info.summary, "{there}");
+        }
     }
     let find = |name: &str| listed.iter().find(|info| info.name == name).unwrap();
     assert_eq!(find("macd").outputs, ["macd", "signal", "histogram"]);
     assert!(find("sma").outputs.is_empty());
     assert_eq!((find("macd").lookback, find("sma").lookback, find("obv").lookback), (33, 19, 0));
+    let there = |name: &str| find(name).profiles.iter().find(|profile| profile.name == "tradingview").unwrap();
+    assert_eq!((there("ema").lookback, there("atr").lookback, there("macd").lookback), (19, 13, 25));
+    let defaults: Vec<f64> = there("stochrsi").parameters.iter().map(|parameter| parameter.default_value).collect();
+    assert_eq!(defaults, [14.0, 14.0, 3.0, 3.0]);
+    assert_eq!((there("sar").inputs.len(), find("sar").inputs.len()), (3, 2));
     let decimals: Vec<bool> = find("bbands").parameters.iter().map(|parameter| parameter.integer).collect();
     assert_eq!(decimals, [true, false]);
     assert_eq!((find("rsi").parameters[0].default_value, find("rsi").parameters[0].min_value), (14.0, 2.0));

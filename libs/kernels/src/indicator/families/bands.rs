@@ -10,7 +10,7 @@ use crate::indicator::state::{State, Values, write};
 use crate::indicator::window::{Dispersion, Range};
 
 /// How many times a measure of dispersion lies between the middle and a band.
-const MULTIPLIER: Parameter = decimal("multiplier", 2.0, 0.0001, 100.0);
+pub(super) const MULTIPLIER: Parameter = decimal("multiplier", 2.0, 0.0001, 100.0);
 
 pub(super) const ENTRIES: [Info; 7] = [
     entry::<Atr>(
@@ -150,18 +150,20 @@ impl State for Bollinger {
     }
 }
 
-/// %B: how far the close is from the lower band, in widths of the bands. A flat window, whose bands have no width: 0.5.
+/// %B: how far the close is from the lower band, in widths of the bands. A flat window, whose bands have no width: 0.5, in
+/// TradingView's profile undefined.
 ///
 /// Source: J. Bollinger, Bollinger on Bollinger Bands, 2001.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct BollingerPercent {
+pub(super) struct BollingerPercent {
     window: Dispersion,
     multiplier: f64,
+    flat: f64,
 }
 
 impl State for BollingerPercent {
     fn new(values: &Values) -> Self {
-        Self { window: Dispersion::new(values.period(0)), multiplier: values.decimal(1) }
+        Self { window: Dispersion::new(values.period(0)), multiplier: values.decimal(1), flat: values.flat(0.5) }
     }
 
     fn push(&mut self, row: &Row, out: &mut [f64]) {
@@ -169,7 +171,7 @@ impl State for BollingerPercent {
         let reach = self.multiplier * window.variance.sqrt();
         // From the middle, so that the bands themselves need not be subtracted.
         let place = 0.5 + (row.close - window.mean) / (2.0 * reach);
-        write(out, Some([if reach == 0.0 { 0.5 } else { place }]));
+        write(out, Some([if reach == 0.0 { self.flat } else { place }]));
     }
 }
 

@@ -76,7 +76,7 @@ pub(super) const ENTRIES: [Info; 9] = [
 ];
 
 /// Beyond a factor of 1 the stop is past the extreme and only the last two candles hold it; TA-Lib has no limit.
-const MOST_FACTOR: f64 = 100.0;
+pub(super) const MOST_FACTOR: f64 = 100.0;
 
 /// A movement takes two candles, and the seed `period - 1` movements.
 fn movement_lookback(values: &Values) -> usize {
@@ -270,28 +270,28 @@ struct Sar {
 
 /// A position. Its prices, seen from its side, are those of a long one: short prices are negated, which is exact.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Run {
+pub(super) struct Run {
     /// 1 long, -1 short.
-    side: f64,
-    stop: f64,
-    extreme: f64,
-    factor: f64,
+    pub(super) side: f64,
+    pub(super) stop: f64,
+    pub(super) extreme: f64,
+    pub(super) factor: f64,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Prices {
-    high: f64,
-    low: f64,
+pub(super) struct Prices {
+    pub(super) high: f64,
+    pub(super) low: f64,
 }
 
 impl Prices {
     /// The best price for a side, as the side sees it.
-    fn best(self, side: f64) -> f64 {
+    pub(super) fn best(self, side: f64) -> f64 {
         if side > 0.0 { self.high } else { -self.low }
     }
 
     /// The worst price for a side, as the side sees it.
-    fn worst(self, side: f64) -> f64 {
+    pub(super) fn worst(self, side: f64) -> f64 {
         if side > 0.0 { self.low } else { -self.high }
     }
 }
@@ -333,8 +333,8 @@ impl State for Sar {
 
 /// Supertrend in TA-Lib's profile: rising on the first candle that has an average true range, whose bands are taken as they are.
 ///
-/// A band moves towards the price only, until a close beyond it lets it go. TradingView's `ta.supertrend` has the same recurrence,
-/// counts the first candle's range into the average, starts falling and gives the direction with the opposite sign.
+/// A band moves towards the price only, until a close beyond it lets it go. TradingView's has the same recurrence, counts
+/// the first candle's range into the average, starts falling and gives the direction with the opposite sign.
 ///
 /// Source: O. Seban, Tout le monde mérite d'être riche; the seed is TA-Lib's.
 #[derive(Debug, Clone, Serialize, Deserialize)]

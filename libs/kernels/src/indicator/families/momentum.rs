@@ -14,13 +14,13 @@ use crate::indicator::smooth::{Shape, Smooth};
 use crate::indicator::state::{State, Values, write};
 use crate::indicator::window::Mean;
 
-const FAST: Parameter = period("fast", 12, 2);
-const SLOW: Parameter = period("slow", 26, 3);
-const SIGNAL: Parameter = period("signal", 9, 1);
+pub(super) const FAST: Parameter = period("fast", 12, 2);
+pub(super) const SLOW: Parameter = period("slow", 26, 3);
+pub(super) const SIGNAL: Parameter = period("signal", 9, 1);
 /// Which average: 0 simple, 1 exponential; TA-Lib's numbers.
-const AVERAGE: Parameter = Parameter { name: "average", default: 0.0, min: 0.0, max: 1.0, is_integer: true };
+pub(super) const AVERAGE: Parameter = Parameter { name: "average", default: 0.0, min: 0.0, max: 1.0, is_integer: true };
 
-const LINES: &[&str] = &["macd", "signal", "histogram"];
+pub(super) const LINES: &[&str] = &["macd", "signal", "histogram"];
 
 pub(super) const ENTRIES: [Info; 11] = [
     entry::<Macd>(
@@ -107,17 +107,25 @@ pub(super) fn fast_below_slow(name: &str, values: &Values) -> Result<(), Error> 
 
 /// An average of the kind that was asked for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-enum Average {
+pub(super) enum Average {
     Simple(Mean),
     Exponential(Smooth),
 }
 
 impl Average {
-    fn exponential(period: usize) -> Self {
+    pub(super) fn exponential(period: usize) -> Self {
         Self::Exponential(Smooth::new(Shape::exponential(period)))
     }
 
-    fn push(&mut self, x: f64) -> Option<f64> {
+    /// Of the kind that MACDEXT's fourth parameter says.
+    pub(super) fn chosen(values: &Values, index: usize) -> Self {
+        match values.period(3) {
+            0 => Self::Simple(Mean::new(values.period(index))),
+            _ => Self::exponential(values.period(index)),
+        }
+    }
+
+    pub(super) fn push(&mut self, x: f64) -> Option<f64> {
         match self {
             Self::Simple(mean) => mean.push(x),
             Self::Exponential(smooth) => smooth.push(x),
@@ -169,10 +177,7 @@ struct MacdExt(Convergence);
 
 impl State for MacdExt {
     fn new(values: &Values) -> Self {
-        let [fast, slow, signal] = [0, 1, 2].map(|index| match values.period(3) {
-            0 => Average::Simple(Mean::new(values.period(index))),
-            _ => Average::exponential(values.period(index)),
-        });
+        let [fast, slow, signal] = [0, 1, 2].map(|index| Average::chosen(values, index));
         Self(Convergence { skip: values.period(1) - values.period(0), fast, slow, signal })
     }
 
@@ -244,19 +249,22 @@ impl State for Apo {
     }
 }
 
-/// Percentage price oscillator. Slow average negligible: 0.
+/// Percentage price oscillator. Slow average negligible: 0, in TradingView's profile undefined.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Ppo(Pair);
+pub(super) struct Ppo {
+    averages: Pair,
+    flat: f64,
+}
 
 impl State for Ppo {
     fn new(values: &Values) -> Self {
-        Self(Pair::new(values))
+        Self { averages: Pair::new(values), flat: values.flat(0.0) }
     }
 
     fn push(&mut self, row: &Row, out: &mut [f64]) {
-        let Some((fast, slow)) = self.0.push(row.close) else { return };
+        let Some((fast, slow)) = self.averages.push(row.close) else { return };
         let percent = (fast - slow) / slow * 100.0;
-        write(out, Some([if slow.abs() < formula::NEGLIGIBLE { 0.0 } else { percent }]));
+        write(out, Some([if slow.abs() < formula::NEGLIGIBLE { self.flat } else { percent }]));
     }
 }
 

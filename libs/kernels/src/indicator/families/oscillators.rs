@@ -6,13 +6,14 @@ use crate::indicator::catalogue::{HIGH_LOW, HIGH_LOW_CLOSE, Info, entry, period,
 use crate::indicator::deviation::Deviation;
 use crate::indicator::fold::Row;
 use crate::indicator::formula;
+use crate::indicator::profile::Profile;
 use crate::indicator::recent::Peak;
 use crate::indicator::smooth::{Shape, Smooth};
 use crate::indicator::state::{State, Values, write};
 use crate::indicator::window::{Extremes, Mean, Range};
 
 /// Computed values that differ by less than this part of them count as equal, as in TA-Lib.
-const ROUNDING: f64 = 1e-14;
+pub(super) const ROUNDING: f64 = 1e-14;
 
 pub(super) const ENTRIES: [Info; 11] = [
     entry::<Rsi>(
@@ -82,7 +83,7 @@ pub(super) const ENTRIES: [Info; 11] = [
         "ultosc",
         "ultimate oscillator: buying pressure over true range in three windows, the shorter the heavier, 0 to 100",
         &[period("short", 7, 1), period("middle", 14, 1), period("long", 28, 1)],
-        |values| Ultimate::periods(values)[2],
+        Ultimate::lookback,
     )
     .reads(HIGH_LOW_CLOSE),
     entry::<Balance>("bop", "balance of power: body over range, -1 to 1; 0 where there is no range", &[], |_| 0)
@@ -91,20 +92,20 @@ pub(super) const ENTRIES: [Info; 11] = [
 
 /// Wilder's average gain and loss of the close. Seed: their means over the first `period` changes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Changes {
+pub(super) struct Changes {
     previous_close: Option<f64>,
     gain: Smooth,
     loss: Smooth,
 }
 
 impl Changes {
-    fn new(period: usize) -> Self {
+    pub(super) fn new(period: usize) -> Self {
         let shape = Shape::wilder_mean(period);
         Self { previous_close: None, gain: Smooth::new(shape), loss: Smooth::new(shape) }
     }
 
     /// Average gain and loss.
-    fn push(&mut self, close: f64) -> Option<(f64, f64)> {
+    pub(super) fn push(&mut self, close: f64) -> Option<(f64, f64)> {
         let previous = self.previous_close.replace(close)?;
         let gain = self.gain.push(formula::gain(close, previous));
         let loss = self.loss.push(formula::loss(close, previous));
@@ -209,47 +210,53 @@ impl State for Cmo {
     }
 
     fn push(&mut self, row: &Row, out: &mut [f64]) {
-        write(out, self.0.push(row.close).map(|(gain, loss)| [share(100.0 * (gain - loss), gain + loss)]));
+        write(out, self.0.push(row.close).map(|(gain, loss)| [share_or(100.0 * (gain - loss), gain + loss, 0.0)]));
     }
 }
 
-/// Commodity channel index; 0 where typical prices differ by no more than the rounding of their sums.
+/// Commodity channel index; 0, in TradingView's profile undefined, where typical prices differ by no more than the rounding of their sums.
 ///
 /// Cost: `period` rows are scanned per row, see [`Deviation`].
 ///
 /// Source: D. Lambert, Commodity Channel Index, Commodities (Futures) 9:10, 1980.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Cci(Deviation);
+pub(super) struct Cci {
+    window: Deviation,
+    flat: f64,
+}
 
 impl State for Cci {
     fn new(values: &Values) -> Self {
-        Self(Deviation::new(values.period(0)))
+        Self { window: Deviation::new(values.period(0)), flat: values.flat(0.0) }
     }
 
     fn push(&mut self, row: &Row, out: &mut [f64]) {
         let typical = (row.high + row.low + row.close) / 3.0;
-        let Some(distances) = self.0.push(typical) else { return };
+        let Some(distances) = self.window.push(typical) else { return };
         let index = distances.last / (0.015 * distances.mean);
-        write(out, Some([if distances.mean <= ROUNDING * typical.abs() { 0.0 } else { index }]));
+        write(out, Some([if distances.mean <= ROUNDING * typical.abs() { self.flat } else { index }]));
     }
 }
 
-/// Williams %R.
+/// Williams %R. A flat window: 0, in TradingView's profile undefined.
 ///
 /// Source: L. Williams, How I Made One Million Dollars Last Year Trading Commodities, 1973.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct WilliamsR(Range);
+pub(super) struct WilliamsR {
+    range: Range,
+    flat: f64,
+}
 
 impl State for WilliamsR {
     fn new(values: &Values) -> Self {
-        Self(Range::new(values.period(0)))
+        Self { range: Range::new(values.period(0)), flat: values.flat(0.0) }
     }
 
     fn push(&mut self, row: &Row, out: &mut [f64]) {
-        let Some(range) = self.0.push(row.high, row.low) else { return };
+        let Some(range) = self.range.push(row.high, row.low) else { return };
         let hundredth = (range.highest - range.lowest) / 100.0;
         let place = (row.close - range.highest) / hundredth;
-        write(out, Some([if hundredth == 0.0 { 0.0 } else { place }]));
+        write(out, Some([if hundredth == 0.0 { self.flat } else { place }]));
     }
 }
 
@@ -309,28 +316,37 @@ struct Pressure {
     range: Mean,
 }
 
-/// Ultimate oscillator. The periods count in rising order, however they were given (as TA-Lib). No range in a window: it counts 0.
+/// Ultimate oscillator. The periods count in rising order, however they were given, and a window without range counts 0 (as TA-Lib); in
+/// TradingView's profile as they were given, and such a window leaves it undefined.
 ///
 /// Source: L. Williams, The Ultimate Oscillator, Technical Analysis of Stocks and Commodities 3:4, 1985.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Ultimate {
+pub(super) struct Ultimate {
     previous_close: Option<f64>,
-    /// Shortest first.
+    flat: f64,
+    /// The one that counts most first.
     windows: [Pressure; 3],
 }
 
 impl Ultimate {
     fn periods(values: &Values) -> [usize; 3] {
         let mut periods = [0, 1, 2].map(|index| values.period(index));
-        periods.sort_unstable();
+        if values.profile() == Profile::TaLib {
+            periods.sort_unstable();
+        }
         periods
+    }
+
+    /// The longest window and the close before it.
+    pub(super) fn lookback(values: &Values) -> usize {
+        Self::periods(values).into_iter().max().unwrap_or_default()
     }
 }
 
 impl State for Ultimate {
     fn new(values: &Values) -> Self {
         let windows = Self::periods(values).map(|n| Pressure { buying: Mean::new(n), range: Mean::new(n) });
-        Self { previous_close: None, windows }
+        Self { previous_close: None, flat: values.flat(0.0), windows }
     }
 
     fn push(&mut self, row: &Row, out: &mut [f64]) {
@@ -339,7 +355,7 @@ impl State for Ultimate {
         let range = formula::true_range(row.high, row.low, previous);
         let shares = self.windows.each_mut().map(|window| {
             let (buying, range) = (window.buying.push(buying), window.range.push(range));
-            buying.zip(range).map(|(buying, range)| share(buying, range))
+            buying.zip(range).map(|(buying, range)| share_or(buying, range, self.flat))
         });
         if let [Some(short), Some(middle), Some(long)] = shares {
             write(out, Some([100.0 * ((4.0 * short + 2.0 * middle + long) / 7.0)]));
@@ -347,26 +363,28 @@ impl State for Ultimate {
     }
 }
 
-/// Balance of power: nothing to remember.
+/// Balance of power: nothing to remember. A candle without range: 0, in TradingView's profile undefined.
 ///
 /// Source: I. Livshin, Balance of Market Power, Technical Analysis of Stocks and Commodities 19:8, 2001.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Balance;
+pub(super) struct Balance {
+    flat: f64,
+}
 
 impl State for Balance {
-    fn new(_: &Values) -> Self {
-        Self
+    fn new(values: &Values) -> Self {
+        Self { flat: values.flat(0.0) }
     }
 
     fn push(&mut self, row: &Row, out: &mut [f64]) {
-        write(out, Some([share(row.close - row.open, row.high - row.low)]));
+        write(out, Some([share_or(row.close - row.open, row.high - row.low, self.flat)]));
     }
 }
 
-/// The quotient, or 0 of nothing (as TA-Lib).
-fn share(part: f64, whole: f64) -> f64 {
+/// The quotient, or what is said of nothing.
+pub(super) fn share_or(part: f64, whole: f64, of_nothing: f64) -> f64 {
     let quotient = part / whole;
-    if whole == 0.0 { 0.0 } else { quotient }
+    if whole == 0.0 { of_nothing } else { quotient }
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use super::momentum::fast_below_slow;
 use crate::indicator::catalogue::{HIGH_LOW_CLOSE_VOLUME, Info, entry, period, single};
 use crate::indicator::fold::Row;
 use crate::indicator::formula;
+use crate::indicator::profile::Profile;
+use crate::indicator::smooth::Shape;
 use crate::indicator::state::{State, Values, write};
 use crate::indicator::window::Mean;
 
@@ -167,14 +169,17 @@ impl State for Ad {
     }
 }
 
-/// Chaikin oscillator. Seed: both averages start at the line's first value (as TA-Lib and MetaStock).
+/// Chaikin oscillator. Seed: both averages start at the line's first value (as TA-Lib and MetaStock), in TradingView's profile each at
+/// the mean of its own first period of it; it shows from the slow period on.
 ///
-/// Each average is kept as its distance from the line, `d = carry * (d - flow)`. The line itself, however far it has come, is not in
-/// it, so nothing large cancels and rounding does not grow with the history.
+/// Each average is kept as its distance from the line, `d = carry * (d - flow)`, also while it still is a mean of k values, with a carry
+/// of `(k - 1) / k`. The line itself, however far it has come, is not in it, so nothing large cancels and rounding does not grow with the
+/// history.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Adosc {
-    slow_period: usize,
-    /// Candles taken, up to the slow period.
+pub(super) struct Adosc {
+    /// Candles until it shows.
+    wanted: usize,
+    /// Candles taken, up to those.
     seen: usize,
     fast: Distance,
     slow: Distance,
@@ -183,45 +188,61 @@ struct Adosc {
 /// An exponential average less the line it is of.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Distance {
+    /// Values of the line in the seed.
+    count: usize,
+    /// Values taken, up to those.
+    seen: usize,
     carry: f64,
     value: f64,
 }
 
 impl Distance {
-    fn new(period: usize) -> Self {
-        let n = period as f64;
-        Self { carry: (n - 1.0) / (n + 1.0), value: 0.0 }
+    fn new(period: usize, profile: Profile) -> Self {
+        let count = match profile {
+            Profile::TaLib => 1,
+            Profile::TradingView => period,
+        };
+        Self { count, seen: 0, carry: Shape::exponential(period).carry, value: 0.0 }
     }
 
     fn push(&mut self, flow: f64) -> f64 {
-        self.value = self.carry * (self.value - flow);
+        let mut carry = self.carry;
+        if self.seen < self.count {
+            carry = self.seen as f64 / (self.seen + 1) as f64;
+            self.seen += 1;
+        }
+        self.value = carry * (self.value - flow);
         self.value
     }
 }
 
 impl State for Adosc {
     fn new(values: &Values) -> Self {
-        let (fast, slow) = (values.period(0), values.period(1));
-        Self { slow_period: slow, seen: 0, fast: Distance::new(fast), slow: Distance::new(slow) }
+        let [fast, slow] = [0, 1].map(|index| Distance::new(values.period(index), values.profile()));
+        Self { wanted: values.period(1), seen: 0, fast, slow }
     }
 
     fn push(&mut self, row: &Row, out: &mut [f64]) {
-        // The first value is where the line begins, and the averages with it.
-        let flow = if self.seen == 0 { 0.0 } else { accumulated(row) };
+        let flow = accumulated(row);
         let difference = self.fast.push(flow) - self.slow.push(flow);
-        self.seen = (self.seen + 1).min(self.slow_period);
-        write(out, (self.seen == self.slow_period).then_some([difference]));
+        self.seen = (self.seen + 1).min(self.wanted);
+        write(out, (self.seen == self.wanted).then_some([difference]));
     }
 }
 
 /// Money flow index. Nothing moved, or no volume did: 0. Typical prices that differ by rounding alone count as equal (as TA-Lib).
 ///
+/// In TradingView's profile (Pine Script v6 reference, `ta.mfi`) nothing is undefined, and the first candle, whose change is, counts on
+/// both sides: so there is a value one candle earlier.
+///
 /// Source: G. Quong and A. Soudack, Technical Analysis of Stocks & Commodities, March 1989.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Mfi {
+pub(super) struct Mfi {
+    profile: Profile,
     previous: Option<f64>,
     rising: Mean,
     falling: Mean,
+    flat: f64,
 }
 
 /// Share of two typical prices below which their difference is rounding: TA-Lib's threshold.
@@ -230,26 +251,36 @@ const ROUNDING: f64 = 1e-14;
 impl State for Mfi {
     fn new(values: &Values) -> Self {
         let window = Mean::new(values.period(0));
-        Self { previous: None, rising: window.clone(), falling: window }
+        let (profile, flat) = (values.profile(), values.flat(0.0));
+        Self { profile, previous: None, rising: window.clone(), falling: window, flat }
     }
 
     fn push(&mut self, row: &Row, out: &mut [f64]) {
         let typical = (row.high + row.low + row.close) / 3.0;
-        let Some(previous) = self.previous.replace(typical) else { return };
-        let step = typical - previous;
-        let is_still = step.abs() <= ROUNDING * (typical.abs() + previous.abs());
-        let flow = if is_still { 0.0 } else { typical * row.volume };
-        let (rising, falling) = if step < 0.0 { (0.0, flow) } else { (flow, 0.0) };
+        let flow = typical * row.volume;
+        let (rising, falling) = match (self.previous.replace(typical), self.profile) {
+            (Some(previous), _) => sides(flow, typical, previous),
+            (None, Profile::TradingView) => (flow, flow),
+            (None, Profile::TaLib) => return,
+        };
         let means = self.rising.push(rising).zip(self.falling.push(falling));
-        write(out, means.map(|(rising, falling)| [share(rising, falling)]));
+        write(out, means.map(|(rising, falling)| [percent_or(rising, falling, self.flat)]));
     }
 }
 
-/// Percent of the first in both; 0 when there is neither.
-fn share(part: f64, rest: f64) -> f64 {
+/// Turnover as that of a rise and that of a fall.
+fn sides(flow: f64, typical: f64, previous: f64) -> (f64, f64) {
+    let step = typical - previous;
+    let is_still = step.abs() <= ROUNDING * (typical.abs() + previous.abs());
+    let flow = if is_still { 0.0 } else { flow };
+    if step < 0.0 { (0.0, flow) } else { (flow, 0.0) }
+}
+
+/// Percent of the first in both, or what is said of neither.
+fn percent_or(part: f64, rest: f64, of_neither: f64) -> f64 {
     let total = part + rest;
     let percent = 100.0 * (part / total);
-    if total > 0.0 { percent } else { 0.0 }
+    if total > 0.0 { percent } else { of_neither }
 }
 
 #[cfg(test)]
