@@ -53,6 +53,11 @@ pub(super) fn unseal(mut stored: Bytes, limit: usize) -> Option<Bytes> {
     }
 }
 
+/// Whether the bytes must be decompressed.
+pub(super) fn is_packed(stored: &[u8]) -> bool {
+    stored.first() != Some(&AS_IT_IS)
+}
+
 /// Whether the bytes are whole and of a version that is known here; looks at their checksum alone.
 pub(super) fn is_sound(stored: &[u8]) -> bool {
     let Some([version, check @ .., _, _, _, _]) = stored.first_chunk::<HEADER_BYTES>().copied() else { return false };

@@ -40,6 +40,8 @@ const MAX_WRITE_BYTES: usize = 32 * 1024 * 1024;
 const MIN_WRITE_BYTES: usize = 64 * 1024;
 /// Sealing and unsealing beyond this size is for the CPU pool; below it takes less than a tenth of a millisecond.
 const INLINE_BYTES: usize = 64 * 1024;
+/// The same of a value that is not packed, of which only the checksum is computed: handing it over takes about as long.
+const INLINE_PLAIN_BYTES: usize = 1024 * 1024;
 /// Where replicas tell each other what they drop. Kept short: whoever has missed more drops everything.
 const DROPS: &str = "candlemesh:cache:drops";
 const MAX_DROPS: usize = 1000;
@@ -170,7 +172,8 @@ impl Shared {
         self.state.judge(&link, asked.elapsed(), stored.as_ref().map_or(0, Bytes::len));
         let stored = stored?;
         let limit = self.state.settings.max_value_bytes;
-        let value = if stored.len() <= INLINE_BYTES {
+        let is_short = stored.len() <= INLINE_BYTES;
+        let value = if is_short || (stored.len() <= INLINE_PLAIN_BYTES && !entry::is_packed(&stored)) {
             entry::unseal(stored, limit)
         } else {
             match self.pool.run(move || entry::unseal(stored, limit)).await {
