@@ -13,7 +13,7 @@ tokio::task_local! {
 }
 
 /// Time kept back from a forwarded deadline, so that the caller still has some to answer with.
-const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
+pub const DEADLINE_MARGIN: Duration = Duration::from_millis(20);
 
 /// Carried inward by every client call made while serving the request.
 #[derive(Debug, Clone)]

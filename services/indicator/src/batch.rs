@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use market::InstrumentKey;
-use mesh::context::{RequestContext, resume};
+use mesh::context::{DEADLINE_MARGIN, RequestContext, resume};
 use mesh::{Fault, Priority, RemoteError};
 use prost::Message;
 use proto::indicator::batch_compute_indicators_response::Outcome;
@@ -282,8 +282,12 @@ impl Batch {
         let outcome = match timeout(self.item_timeout, work).await {
             Ok(Ok(Ok(answer))) => Ok(answer),
             Ok(Err(_)) => Err(Missed::Panicked(query.key.clone())),
-            // Whoever is asked has the item's time and may be the first to say that it is over.
-            Ok(Ok(Err(error))) if error.code() != Code::DeadlineExceeded => Err(error.into()),
+            // Whoever is asked has the item's time, less a margin, and may be the first to say that it is over.
+            Ok(Ok(Err(error)))
+                if error.code() != Code::DeadlineExceeded || Instant::now() + DEADLINE_MARGIN < deadline =>
+            {
+                Err(error.into())
+            }
             Ok(Ok(Err(_))) | Err(_) => Err(Missed::Late { key: query.key.clone(), limit: self.item_timeout }),
         };
         let label = outcome.as_ref().map_or_else(Missed::outcome, |_| "answer");

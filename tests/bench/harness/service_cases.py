@@ -66,6 +66,7 @@ def cache(programs, options):
         "name": "cache",
         "title": "the indicator service's cache, of the columns of the D3 set; the columns are the 50th and the 99th percentile",
         "unit": "us",
+        "figures": "min is the 50th percentile, median the 99th",
         "rows": 0,
         "sides": sides,
         "goals": goals,

@@ -173,7 +173,11 @@ impl Machines {
     pub fn size_bytes(&self) -> usize {
         let States { lanes, followers, means, dispersions, .. } = &self.states;
         let windows = means.iter().map(Mean::heap_bytes).chain(dispersions.iter().map(Dispersion::heap_bytes));
-        let machine = |machine: &Machine| size_of::<Machine>() + machine.save().len();
+        // Windows of machines of their own count as full, as they fill up.
+        let machine = |(machine, (spec, _)): (&Machine, &(Spec, usize))| {
+            let missing = spec.lookback().saturating_sub(usize::try_from(machine.seen()).unwrap_or(usize::MAX));
+            size_of::<Machine>() + machine.save().len() + missing * size_of::<(usize, f64)>()
+        };
         size_of::<Self>()
             + self.layout.size_bytes()
             + size_of_val(&**lanes)
@@ -181,7 +185,7 @@ impl Machines {
             + size_of_val(&**means)
             + size_of_val(&**dispersions)
             + windows.sum::<usize>()
-            + self.machines.iter().map(machine).sum::<usize>()
+            + self.machines.iter().zip(&self.layout.plan.machines).map(machine).sum::<usize>()
     }
 
     /// Returns the states as bytes, from which [`Machines::restore`] goes on to the bit, in this build of the kernels.
@@ -192,7 +196,7 @@ impl Machines {
     }
 
     /// Takes up states saved with the same specs by the same build; both, and that the bytes are whole, are for the caller to make
-    /// sure of.
+    /// sure of: beyond their form only how many states there are is compared.
     ///
     /// Errors: bytes that are not states of these indicators.
     pub fn restore(specs: &[Spec], bytes: &[u8]) -> Result<Self, Error> {

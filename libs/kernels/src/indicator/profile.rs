@@ -9,7 +9,8 @@ pub enum Profile {
     #[default]
     TaLib,
     /// That of TradingView: the equivalent code of its built-in functions in the Pine Script v6 reference manual, and for what has no
-    /// function its built-in scripts; but `ta.ema` begins as on its charts, at the mean of its first length of values. Undefined (`na`) is what Pine Script divides by zero, and what nothing is known of yet.
+    /// function its built-in scripts; but `ta.ema` begins as on its charts, at the mean of its first length of values. Undefined (`na`)
+    /// is what Pine Script divides by zero, and what nothing is known of yet.
     TradingView,
 }
 

@@ -44,8 +44,8 @@ pub struct NewsBatch {
 #[tonic::async_trait]
 pub trait LiveCandles: Send + Sync + Debug {
     /// What happens to the candles of some instruments and timeframes after a cursor, or from now on where it is empty: what was missed
-    /// first, to the batch that says so. The first batch comes at once. Ends with FAILED_PRECONDITION when the cursor has
-    /// expired, RESOURCE_EXHAUSTED when the reader does not keep up.
+    /// first, to the batch that says so. Ends with FAILED_PRECONDITION when the cursor has expired, RESOURCE_EXHAUSTED when the reader
+    /// does not keep up.
     async fn watch(
         &self,
         keys: &[InstrumentKey],

@@ -64,12 +64,12 @@ const AHEAD: Duration = Duration::from_secs(5);
 const JOIN_ATTEMPTS: usize = 3;
 /// How long an attempt waits for the hub, which may itself be waiting for ingestion. A step of it takes a fraction of this.
 const JOIN_WAIT: Duration = Duration::from_secs(3);
-/// How long the hub waits for the change log, whoever waits for the hub: an ingestion that is that slow is often so under load, and one
-/// opening after the other would never come to its end.
-const OPEN_WAIT: Duration = Duration::from_secs(20);
 /// How long it then waits for its seat: the newest candles of every instrument are read first. Below the deadline that a call without
 /// one gets, so that the answer says what happened.
 const SEAT_WAIT: Duration = Duration::from_secs(25);
+/// How long the hub waits for the change log, whoever waits for the hub: an ingestion that is that slow is often so under load, and one
+/// opening after the other would never come to its end.
+const OPEN_WAIT: Duration = Duration::from_secs(20);
 /// Resumptions at work at once in a process, each with all that was missed in memory and reads under way. Others wait their turn.
 const RESUMPTIONS: usize = 4;
 /// How far a cursor's watermark may be behind: closes since then are found by reading, not from the log, and must be few enough. Longer

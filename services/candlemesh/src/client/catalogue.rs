@@ -25,7 +25,7 @@ pub(super) async fn list(connection: &Connection, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// What the indicator is by default, and where another profile has another definition, or none.
+/// What the indicator is by default, and what it is in the other profiles that define it.
 fn lines(info: &IndicatorInfo) -> Vec<String> {
     let mut lines =
         vec![format!("{}{}", info.name, defined(&info.parameters, info.lookback)), format!("    {}", info.summary)];

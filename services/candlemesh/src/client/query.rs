@@ -54,7 +54,7 @@ pub struct IndicatorsArgs {
     /// For example sma:9, macd:12,26,9 or rsi:14@tradingview; repeat for several. Default: the standard set.
     #[arg(long = "indicator", short = 'i')]
     pub indicators: Vec<String>,
-    /// List the indicators there are, with their parameters and profiles.
+    /// List the indicators there are, with their parameters and profiles, whatever the range.
     #[arg(long, conflicts_with_all = ["instrument", "indicators"])]
     pub list: bool,
     #[command(flatten)]

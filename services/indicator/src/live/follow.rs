@@ -112,6 +112,8 @@ pub(super) struct Follower {
     cursor: String,
     /// Where the subscriber's does: not before everything up to there has been told.
     said: String,
+    /// The series of which something waits for more, and where the subscriber's stream goes on once that is told.
+    held: Option<(usize, String)>,
     out: mpsc::Sender<WatchIndicatorsResponse>,
     sent_at: Instant,
     /// How long the subscriber has held up the task since the last message from aggregation.
@@ -151,6 +153,7 @@ impl Follower {
             scribe: Arc::new(scribe),
             wants_snapshot: cursor.is_empty(),
             said: cursor.clone(),
+            held: None,
             cursor,
             out,
             sent_at: Instant::now(),
@@ -399,7 +402,8 @@ impl Follower {
         Ok(revisions)
     }
 
-    /// Sends updates in messages of bounded size, of which only the last moves the reader on, unless something of it waits for more.
+    /// Sends updates in messages of bounded size, of which only the last moves the reader on; where something of it waits for more, not
+    /// beyond the message before.
     async fn publish(
         &mut self,
         updates: Vec<IndicatorUpdate>,
@@ -409,9 +413,15 @@ impl Follower {
     ) -> Result<(), End> {
         count(&updates);
         self.cursor = cursor;
-        let is_waiting = matches!(self.last, Some((_, Some(_))));
-        let cursor = if is_waiting { &self.said } else { &self.cursor }.clone();
-        let before = std::mem::replace(&mut self.said, cursor);
+        let waits = self.last.as_ref().filter(|(_, happened)| happened.is_some()).map(|(index, _)| *index);
+        let reached = match (waits, self.held.take()) {
+            (None, _) => self.cursor.clone(),
+            // What waited has been told now, and something else waits.
+            (Some(index), Some((waited, reached))) if waited != index => reached,
+            (Some(_), _) => self.said.clone(),
+        };
+        self.held = waits.map(|index| (index, self.cursor.clone()));
+        let before = std::mem::replace(&mut self.said, reached);
         let is_due = is_sign_of_life || self.sent_at.elapsed() >= self.heartbeat;
         if updates.is_empty() && failures.is_empty() && !is_due {
             return Ok(());

@@ -80,3 +80,26 @@ async fn a_close_that_was_missed_is_told_of_what_was_stored_by_then() {
     assert_eq!(check(&world, &back, &key.to_string(), "back").await, 1);
     assert!(corrected(&back, &other).is_empty());
 }
+
+#[tokio::test]
+async fn messages_that_may_all_be_cut_move_the_reader_on_one_behind() {
+    let names: Vec<String> = (0..20).map(|index| format!("CRYPTO|K{index:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut world = world(&names, Config::default());
+    world.room.cut_messages_at(2);
+    world.live.ports.cut_news = 2;
+    let mut heard = world.watch(watching(&names, false, "")).await.unwrap();
+    heard.listen(&world).await;
+    let rows: Vec<_> = names.iter().map(|key| (key.parse().unwrap(), Timeframe::M1, flat(START, 1.0), true)).collect();
+    world.room.put_all(&rows);
+    let goal = world.room.cursor();
+    let mut cursors = BTreeSet::new();
+    let all = async {
+        while !heard.cursor.starts_with(&goal) {
+            heard.cursor = heard.stream.next().await.unwrap().unwrap().cursor;
+            cursors.insert(heard.cursor.clone());
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.expect("told in time");
+    assert!(cursors.len() > 8, "{cursors:?}");
+}
